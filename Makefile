@@ -1,0 +1,37 @@
+# `make demo` and `make test` need Python 3.11 or newer, git and make; nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test soak bench quality style clean
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade "pip>=24"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+demo: $(READY)            ## edit a few drawn clips with the embedded checkpoint
+	$(BIN)/retake demo --output demo
+
+test: $(READY)            ## the quick tests, with coverage of all processes
+	$(BIN)/python -m tests.run
+
+soak: $(READY)            ## the long tests
+	$(BIN)/python -m pytest -m soak
+
+bench: $(READY)           ## what measures; writes its tables beside itself
+	$(BIN)/python -m tests.benchmarks
+
+quality: $(READY)         ## lint, format and types, as CI checks them
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+style: $(READY)           ## mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo build .coverage* htmlcov

@@ -1,0 +1,290 @@
+"""The graph of a job in Ray Data, and the driver that runs it.
+
+    read -> check rows -> encode prompts -> invert -> fan out -> reconstruct -> results
+
+Blocks hold one row from the check on, so that a finished video goes on at once and every actor of a
+pool gets work. The driver takes finished rows as they come and stores them in batches.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs
+
+from cluster import quiet  # noqa: F401 - before Ray, which reads it when it is imported
+
+import ray  # isort: skip
+import ray.data  # isort: skip
+
+from cluster.check import CheckRows
+from cluster.job import Job
+from cluster.results import Keys, ResultWriter, compact
+from cluster.settings import GroupSettings
+from cluster.stages import EncodePrompts, FanOut, InvertVideos, ReconstructEdits
+from pipeline.storage import Folder
+
+FLUSH_S = 5.0
+"""Finished rows are stored at least this often: what a killed driver loses is made again."""
+TICK_S = 0.2
+ENCODER = GroupSettings()
+SLOT = {"num_cpus": 0.1}
+"""What a stage without ranks takes: next to nothing."""
+ROWS_PER_PROMPT_BLOCK = 32
+
+
+@dataclass
+class Counts:
+    """How far a run has come."""
+
+    inverted: int = 0
+    edited: int = 0
+    failed: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+
+
+class ClusterTooSmall(RuntimeError):
+    """The cluster does not have what the job asks for, so it would wait for ever."""
+
+
+def run(
+    job: Job,
+    done: Keys,
+    repeated: Mapping[str, str],
+    on_progress: Callable[[Counts], None],
+) -> Counts:
+    """Run a job to its end and store its results.
+
+    Args:
+        done: keys of edits that are not owed.
+        repeated: the digest of the first row of each `video_id` that several rows have.
+        on_progress: called about five times a second, in this thread.
+
+    Raises:
+        ClusterTooSmall: before anything runs.
+    """
+    device = start_ray(job)
+    configure(job)
+    tally = ray.remote(num_cpus=0)(Tally).remote()
+    writer = ResultWriter(Folder(job.editing.output), job.run)
+    counts = Counts()
+    finished: queue.SimpleQueue[pa.Table | BaseException | None] = queue.SimpleQueue()
+    dataset = graph(job, done, repeated, device, tally)
+    threading.Thread(target=_consume, args=(dataset, finished), daemon=True).start()
+    pending: list[pa.Table] = []
+    flushed = time.monotonic()
+    try:
+        for table in _ticks(finished):
+            if table is not None:
+                pending.append(table)
+                _count(counts, table)
+            else:
+                counts.inverted = ray.get(tally.inverted.remote())
+            if pending and time.monotonic() - flushed > FLUSH_S:
+                writer.write(pending)
+                pending, flushed = [], time.monotonic()
+            on_progress(counts)
+    finally:
+        if pending:
+            writer.write(pending)
+    counts.inverted = ray.get(tally.inverted.remote())
+    on_progress(counts)
+    compact(Folder(job.editing.output), job.run)
+    return counts
+
+
+def graph(
+    job: Job, done: Keys, repeated: Mapping[str, str], device: str, tally: Any
+) -> ray.data.Dataset:
+    """The lazy dataset of a job's result rows."""
+    fs = fsspec.core.url_to_fs(job.files[0])[0]
+    paths = [fsspec.core.url_to_fs(uri)[1] for uri in job.files]
+    filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+
+    def progress(what: str, count: int) -> None:
+        tally.add.remote(what, count)
+
+    cluster = job.cluster
+    rows = ray.data.read_parquet(paths, filesystem=filesystem, partitioning=None)
+    rows = _stage(rows, CheckRows, (job, done, repeated), batch_size=None)
+    # A block of the manifest can hold 10^5 rows: encoding them all would hold the first video up.
+    rows = rows.repartition(target_num_rows_per_block=ROWS_PER_PROMPT_BLOCK)
+    rows = _stage(
+        rows,
+        EncodePrompts,
+        (job, ENCODER, device, cluster.inversion_deadline_s, threads(job)),
+        batch_size=None,
+        resources=_resources(ENCODER, device),
+    )
+    rows = _one_row_a_block(rows)
+    rows = _stage(
+        rows,
+        InvertVideos,
+        (job, progress, cluster.inversion, device, cluster.inversion_deadline_s, threads(job)),
+        groups=cluster.inversion.groups,
+        resources=_resources(cluster.inversion, device),
+    )
+    rows = _stage(rows, FanOut, (job.editing.reconstruction.edits_at_once,))
+    rows = _one_row_a_block(rows)
+    return _stage(
+        rows,
+        ReconstructEdits,
+        (
+            job,
+            progress,
+            cluster.reconstruction,
+            device,
+            cluster.reconstruction_deadline_s,
+            threads(job),
+        ),
+        groups=cluster.reconstruction.groups,
+        resources=_resources(cluster.reconstruction, device),
+    )
+
+
+def start_ray(job: Job) -> str:
+    """Connect to the cluster, or start one here; returns the device that the job runs on.
+
+    A local cluster is given as many CPU slots as the job's actors reserve: they are processes that
+    take turns on however many cores there are, and Ray would wait for ever for slots it lacks.
+    """
+    wanted = 2 + _ranks(job) + ENCODER.gpus
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        local = not os.environ.get("RAY_ADDRESS")
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, wanted) if local else None,
+            include_dashboard=False if local else None,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+        )
+    have = ray.cluster_resources()
+    device = job.cluster.device
+    if device == "auto":
+        device = "gpu" if have.get("GPU") else "cpu"
+    needed = {"GPU": _ranks(job) + ENCODER.gpus} if device == "gpu" else {"CPU": wanted}
+    for name, count in needed.items():
+        if have.get(name, 0) < count:
+            raise ClusterTooSmall(
+                f"the job's groups need {count} {name}s (inversion "
+                f"{job.cluster.inversion.groups} x {job.cluster.inversion.gpus}, reconstruction "
+                f"{job.cluster.reconstruction.groups} x {job.cluster.reconstruction.gpus}, prompts "
+                f"1); the cluster has {have.get(name, 0):g}. Set cluster.inversion.groups, "
+                "cluster.reconstruction.groups or their gpus lower, or add nodes"
+            )
+    return "gpu" if device == "gpu" else "cpu"
+
+
+def configure(job: Job) -> None:
+    """Ray Data's settings for few, long, expensive tasks."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    longest = max(job.cluster.inversion_deadline_s, job.cluster.reconstruction_deadline_s)
+    # The default of half an hour fails a job whose videos take longer than that.
+    context.execution_no_progress_timeout_s = (
+        longest * (job.cluster.retries + 2) + job.cluster.start_deadline_s
+    )
+
+
+def threads(job: Job) -> int:
+    """CPU threads of a rank, where ranks share this machine's cores."""
+    return max(1, (os.cpu_count() or 1) // max(1, _ranks(job)))
+
+
+class Tally:
+    """Counts what the stages report, for the display; results do not depend on it."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def add(self, what: str, count: int) -> None:
+        self.counts[what] = self.counts.get(what, 0) + count
+
+    def inverted(self) -> int:
+        return self.counts.get("inverted", 0)
+
+
+def _ranks(job: Job) -> int:
+    stages = (job.cluster.inversion, job.cluster.reconstruction)
+    return sum(stage.groups * stage.gpus for stage in stages)
+
+
+def _stage(
+    rows: ray.data.Dataset,
+    stage: type,
+    arguments: tuple[Any, ...],
+    *,
+    groups: int = 1,
+    batch_size: int | None = 1,
+    resources: Mapping[str, float] = SLOT,
+) -> ray.data.Dataset:
+    return rows.map_batches(
+        stage,
+        fn_constructor_args=arguments,
+        batch_size=batch_size,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(size=groups),
+        **resources,
+    )
+
+
+def _one_row_a_block(rows: ray.data.Dataset) -> ray.data.Dataset:
+    return rows.repartition(target_num_rows_per_block=1)
+
+
+def _resources(settings: GroupSettings, device: str) -> dict[str, float]:
+    if device == "gpu":
+        return {"num_gpus": settings.gpus}
+    return {"num_cpus": settings.gpus}
+
+
+def _consume(
+    dataset: ray.data.Dataset, finished: queue.SimpleQueue[pa.Table | BaseException | None]
+) -> None:
+    try:
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            finished.put(table)
+        finished.put(None)
+    except BaseException as error:
+        finished.put(error)
+
+
+def _ticks(
+    finished: queue.SimpleQueue[pa.Table | BaseException | None],
+) -> Iterator[pa.Table | None]:
+    """Finished blocks as they come, and None every `TICK_S` in which there is none."""
+    while True:
+        try:
+            table = finished.get(timeout=TICK_S)
+        except queue.Empty:
+            yield None
+            continue
+        if table is None:
+            return
+        if isinstance(table, BaseException):
+            raise table
+        yield table
+
+
+def _count(counts: Counts, table: pa.Table) -> None:
+    for status, code in zip(
+        table["status"].to_pylist(), table["error_code"].to_pylist(), strict=True
+    ):
+        if status == "ok":
+            counts.edited += 1
+        else:
+            counts.failed += 1
+            counts.errors[code] = counts.errors.get(code, 0) + 1

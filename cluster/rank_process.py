@@ -1,0 +1,167 @@
+"""The program of one rank: it loads what its stage needs and serves its owner's requests.
+
+    python -m cluster.rank_process        (started by `cluster.ranks.RankGroup`)
+
+The first message says which work the rank is for and with which settings; every further one is a
+request. A row that fails is answered with its error code, and the rank goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from queue import SimpleQueue
+from typing import Any
+
+from cluster.ranks import CHANNEL
+from pipeline.errors import ErrorCode, RowError
+
+Handler = Callable[[Mapping[str, Any]], Any]
+
+
+def main() -> None:
+    serve_requests(prepare)
+
+
+def prepare(start: Mapping[str, Any]) -> Handler:
+    """Load what the work needs, and return what answers its requests."""
+    from pydantic import TypeAdapter
+
+    from pipeline.settings import EditingSettings
+
+    settings = TypeAdapter(EditingSettings).validate_python(start["settings"])
+    if start["work"] == "prompts":
+        return _prompt_handler(settings, start["device"])
+    return _editing_handler(settings, start)
+
+
+def serve_requests(prepare: Callable[[Mapping[str, Any]], Handler]) -> None:
+    """Answer the owner's messages until it goes away.
+
+    Args:
+        prepare: takes the first message and returns the handler of all others. A handler's result
+            goes back as `{"result": ...}`; a `RowError` as its code and message; running out of
+            memory and every other exception as a code of their own, with the traceback.
+    """
+    channel = socket.socket(fileno=int(os.environ[CHANNEL]))
+    messages: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_read_lines, args=(channel, messages), daemon=True).start()
+    try:
+        handle = prepare(json.loads(messages.get()))
+    except Exception as error:
+        traceback.print_exc()
+        _answer(channel, {"refusal": f"{type(error).__name__}: {error}"})
+        sys.exit(1)
+    _answer(channel, {"ready": os.getpid()})
+    while True:
+        _answer(channel, _handled(handle, json.loads(messages.get())))
+
+
+def _handled(handle: Handler, message: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {"result": handle(message)}
+    except RowError as error:
+        return {"error_code": error.code, "error": error.message}
+    except Exception as error:
+        traceback.print_exc()
+        full = type(error).__name__ in ("OutOfMemoryError", "MemoryError")
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return {
+            "error_code": ErrorCode.OUT_OF_MEMORY if full else ErrorCode.INTERNAL,
+            "error": f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})",
+        }
+
+
+def _editing_handler(settings: Any, start: Mapping[str, Any]) -> Handler:
+    import torch
+
+    from pipeline.edit_video import edit_video
+    from pipeline.invert_video import invert_video
+    from pipeline.process import EditingProcess
+    from pipeline.requests import EditRequest, Inverted, VideoRequest
+
+    device = _device(start["device"])
+    process = EditingProcess(settings, device, _group(start["degrees"], device))
+    torch.set_grad_enabled(False)
+
+    def handle(message: Mapping[str, Any]) -> Any:
+        request = VideoRequest(**message["video"])
+        if message["op"] == "invert":
+            return asdict(invert_video(process, request))
+        edits = [EditRequest(**edit) for edit in message["edits"]]
+        made = edit_video(
+            process, request, Inverted(**message["inverted"]), edits, message["source_prompt"]
+        )
+        return [asdict(edit) for edit in made]
+
+    return handle
+
+
+def _prompt_handler(settings: Any, kind: str) -> Handler:
+    from pipeline.checkpoint import load_text_encoder, open_checkpoint
+    from pipeline.process import prompt_store
+    from pipeline.prompts import encode_prompt
+
+    device = _device(kind)
+    info = open_checkpoint(settings.checkpoint)
+    store = prompt_store(settings, info)
+    tokenizer, encoder = load_text_encoder(info, info.dtype(settings.precision, device), device)
+
+    def handle(message: Mapping[str, Any]) -> int:
+        missing = [prompt for prompt in message["prompts"] if not store.holds(prompt)]
+        for prompt in missing:
+            store.write(prompt, encode_prompt(tokenizer, encoder, prompt, info.text_tokens))
+        return len(missing)
+
+    return handle
+
+
+def _group(degrees: Mapping[str, int], device: Any) -> Any:
+    if int(os.environ["WORLD_SIZE"]) == 1:
+        from pipeline.transformer import OneRank
+
+        return OneRank()
+    from pipeline.parallel import start
+
+    return start(**degrees, device=device)
+
+
+def _device(kind: str) -> Any:
+    import torch
+
+    if kind == "cpu":
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _read_lines(channel: socket.socket, messages: SimpleQueue[bytes]) -> None:
+    """Queue the owner's lines; end this process at once when the owner is gone."""
+    received = bytearray()
+    while True:
+        try:
+            data = channel.recv(1 << 16)
+        except OSError:
+            data = b""
+        if not data:
+            os._exit(1)
+        received += data
+        *lines, rest = bytes(received).split(b"\n")
+        received = bytearray(rest)
+        for line in lines:
+            messages.put(line)
+
+
+def _answer(channel: socket.socket, message: Mapping[str, Any]) -> None:
+    channel.sendall(json.dumps(message).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""What a manifest row must satisfy before any work is done for it.
+
+`check_row` turns one row of the manifest, as a plain dict, into a `CheckedVideo`. A row that no
+edit can be made from raises `RowError`. An edit that is wrong on its own becomes an
+`EditFailure`, and the edits beside it go on.
+
+Both ids become file names (`edits/<video_id>/<edit_id>.mp4`), so an id is accepted only if it is
+safe as one path segment on POSIX, in object storage and on Windows; `id_problem` has the rules.
+Nothing here reads a file: whether the video exists is found out when it is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import fsspec
+
+from pipeline.errors import ErrorCode, RowError
+
+MAX_ID_BYTES = 200  # a file name may have 255, and the stored name adds a suffix
+MAX_DEFAULT_ID_BYTES = 120
+MAX_INT64 = 2**63 - 1
+
+_REFUSED_IN_IDS = frozenset('/\\<>:"|?*')
+_DEVICE_NAMES = frozenset(
+    ["CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))]
+)
+
+
+@dataclass(frozen=True)
+class CheckedEdit:
+    """One edit that can be made. None stands for the job's own setting."""
+
+    edit_id: str
+    prompt: str
+    negative_prompt: str
+    guidance_scale: float | None
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class EditFailure:
+    """One edit that was refused.
+
+    `edit_id` is for display: the given id if it is usable, else a cleaned form of it. It differs
+    from the id of every other edit of the row (a repeated one gets `:` and its place, and `:`
+    stands in no accepted id), so that each refused edit is a result row of its own.
+    """
+
+    edit_id: str
+    code: ErrorCode
+    message: str
+
+
+@dataclass(frozen=True)
+class CheckedVideo:
+    """One row of the manifest. None stands for the job's own setting."""
+
+    video_id: str
+    video: str
+    source_prompt: str | None
+    start_frame: int | None
+    num_frames: int | None
+    fps: float | None
+    seed: int | None
+    edits: tuple[CheckedEdit, ...]
+    failures: tuple[EditFailure, ...]
+
+
+def check_row(row: Mapping[str, Any], *, base: str | None = None) -> CheckedVideo:
+    """Check one row of the manifest.
+
+    Args:
+        row: the row's columns by name; unknown ones are left alone.
+        base: folder or URI that a relative `video` is resolved against (the manifest's folder);
+            with None it stays as it is.
+
+    Raises:
+        RowError: nothing can be made from the row: BAD_URI, BAD_VIDEO_ID, BAD_VALUE or NO_EDITS.
+    """
+    uri = _video_uri(row.get("video"))
+    video_id = _video_id(row.get("video_id"), uri)
+    edits, failures = _check_edits(row.get("edits"))
+    return CheckedVideo(
+        video_id=video_id,
+        video=resolve_uri(uri, base),
+        source_prompt=_text(row, "source_prompt") or None,
+        start_frame=_whole(row, "start_frame", least=0),
+        num_frames=_whole(row, "num_frames", least=1),
+        fps=_real(row, "fps", zero=False),
+        seed=_whole(row, "seed", least=0),
+        edits=edits,
+        failures=failures,
+    )
+
+
+def default_video_id(video_uri: str) -> str:
+    """`<stem>-<8 hex of the URI's SHA-256>`, at most 120 characters.
+
+    A pure function of the URI as the manifest gives it, so a folder that is moved together with
+    its manifest keeps its ids, and `a/clip.mp4` and `b/clip.mp4` differ.
+    """
+    path = video_uri.split("?", maxsplit=1)[0] if "://" in video_uri else video_uri
+    name = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+    return _slug(name.rsplit(".", 1)[0], of=video_uri)
+
+
+def default_edit_id(
+    prompt: object, negative_prompt: object, guidance_scale: object, seed: object
+) -> str:
+    """`edit-<8 hex>` from what the edit asks for, so that other edits beside it do not matter."""
+    if isinstance(guidance_scale, Real):
+        guidance_scale = float(guidance_scale)
+    if isinstance(seed, Real) and seed == seed // 1:
+        seed = math.floor(seed)
+    asked = [prompt, negative_prompt or "", guidance_scale, seed]
+    return f"edit-{_digest(json.dumps(asked, default=repr))}"
+
+
+def display_id(value: object) -> str:
+    """`value` if it is a usable id, else a usable id that resembles it and no other value's."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if id_problem(value) is None else _slug(text, of=text)
+
+
+def id_problem(value: object) -> str | None:
+    """Why `value` cannot be an id, or None if it can.
+
+    An id has 1 to 200 bytes of UTF-8, all printable; spaces inside are fine. It has none of
+    / \\ < > : " | ? * and no `..`, neither starts nor ends with a space or a dot, and is not a
+    device name of Windows (CON, NUL, COM1, ...).
+    """
+    if not isinstance(value, str):
+        return f"{_show(value)} is not a string"
+    if not value:
+        return "it is empty; leave it null for the default"
+    refused = sorted({ch for ch in value if ch in _REFUSED_IN_IDS or not ch.isprintable()})
+    if refused:
+        return f"{_show(value)} has {', '.join(map(ascii, refused[:5]))}, not allowed in file names"
+    if len(value.encode()) > MAX_ID_BYTES:
+        return f"{_show(value)} has {len(value.encode())} bytes; at most {MAX_ID_BYTES} are allowed"
+    if ".." in value:
+        return f"{_show(value)} has '..' in it, which can leave the output folder"
+    if value.strip(" .") != value:
+        return f"{_show(value)} starts or ends with a space or a dot"
+    if value.split(".")[0].rstrip().upper() in _DEVICE_NAMES:
+        return f"{_show(value)} is a device name on Windows"
+    return None
+
+
+def resolve_uri(uri: str, base: str | None) -> str:
+    """`uri` itself if it is absolute or `base` is None, else `uri` inside the folder `base`."""
+    absolute = re.match(r"/|~|\\\\|[A-Za-z]:[/\\]", uri) or "://" in uri or "::" in uri
+    if base is None or absolute:
+        return uri
+    protocol, found, path = base.partition("://")
+    if not found:
+        return os.path.join(base, uri)
+    # object stores know no '..': it has to be taken out here
+    return f"{protocol}://{posixpath.normpath(posixpath.join(path, uri))}"
+
+
+def _video_uri(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise RowError(
+            ErrorCode.BAD_URI, f"video is {_show(value)}; expected the path or URI of a video file"
+        )
+    if any(unicodedata.category(ch) in ("Cc", "Cs") for ch in value):
+        raise RowError(ErrorCode.BAD_URI, f"video {_show(value)} has control characters in it")
+    for link in value.split("::"):  # as in simplecache::s3://bucket/clip.mp4
+        protocol, found, _ = link.partition("://")
+        if found and protocol not in fsspec.available_protocols():
+            raise RowError(
+                ErrorCode.BAD_URI,
+                f"video {_show(value)} has the unknown protocol {protocol!r}; "
+                "expected a path, or one that fsspec knows, such as s3, gs, https, file",
+            )
+    return value
+
+
+def _video_id(value: object, uri: str) -> str:
+    if value is None:
+        return default_video_id(uri)
+    if problem := id_problem(value):
+        raise RowError(ErrorCode.BAD_VIDEO_ID, f"video_id cannot be used: {problem}")
+    return str(value)
+
+
+def _check_edits(edits: object) -> tuple[tuple[CheckedEdit, ...], tuple[EditFailure, ...]]:
+    if edits is None:
+        edits = ()
+    if isinstance(edits, str | bytes | Mapping) or not isinstance(edits, Iterable):
+        raise RowError(ErrorCode.BAD_VALUE, f"edits is {_show(edits)}; expected a list of edits")
+    accepted: list[CheckedEdit] = []
+    failures: list[EditFailure] = []
+    places: dict[str, int] = {}
+    for place, edit in enumerate(edits, 1):
+        edit_id = None
+        try:
+            edit_id = _edit_id(edit, place)
+            checked = _check_edit(edit, edit_id)
+            if edit_id in places:
+                raise RowError(
+                    ErrorCode.DUPLICATE_EDIT_ID,
+                    f"edits {places[edit_id]} and {place} of the video are both {edit_id!r}; "
+                    "give each its own edit_id, or the same prompt another seed",
+                )
+            accepted.append(checked)
+        except RowError as error:
+            given = edit.get("edit_id") if isinstance(edit, Mapping) else edit
+            shown = edit_id or display_id(given)
+            unique = f"{shown}:{place}" if shown in places else shown
+            failures.append(EditFailure(unique, error.code, error.message))
+        places.setdefault(edit_id or shown, place)
+    if not accepted and not failures:
+        raise RowError(
+            ErrorCode.NO_EDITS, "the video has no edits; give at least one with a prompt"
+        )
+    return tuple(accepted), tuple(failures)
+
+
+def _edit_id(edit: object, place: int) -> str:
+    if not isinstance(edit, Mapping):
+        raise RowError(
+            ErrorCode.BAD_VALUE, f"edit {place} is {_show(edit)}; expected a struct with a prompt"
+        )
+    value = edit.get("edit_id")
+    if value is None:
+        wishes = ("prompt", "negative_prompt", "guidance_scale", "seed")
+        return default_edit_id(*(edit.get(name) for name in wishes))
+    if problem := id_problem(value):
+        raise RowError(ErrorCode.BAD_EDIT_ID, f"edit_id of edit {place} cannot be used: {problem}")
+    return str(value)
+
+
+def _check_edit(edit: Mapping[str, Any], edit_id: str) -> CheckedEdit:
+    prompt = _text(edit, "prompt")
+    if not prompt.strip():
+        raise RowError(
+            ErrorCode.EMPTY_PROMPT, f"edit {edit_id!r} has no prompt; say what the edit should show"
+        )
+    return CheckedEdit(
+        edit_id=edit_id,
+        prompt=prompt,
+        negative_prompt=_text(edit, "negative_prompt"),
+        guidance_scale=_real(edit, "guidance_scale", zero=True),
+        seed=_whole(edit, "seed", least=0),
+    )
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if value is not None and not isinstance(value, str):
+        raise RowError(ErrorCode.BAD_VALUE, f"{name} is {_show(value)}; expected a string or null")
+    return value or ""
+
+
+def _whole(fields: Mapping[str, Any], name: str, *, least: int) -> int | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    # pandas stores whole numbers with gaps as floats
+    whole = isinstance(value, Integral) or (isinstance(value, Real) and float(value).is_integer())
+    if not whole or isinstance(value, bool) or not least <= value <= MAX_INT64:
+        raise RowError(
+            ErrorCode.BAD_VALUE,
+            f"{name} is {_show(value)}; expected a whole number, {least} or more, or null",
+        )
+    return int(value)
+
+
+def _real(fields: Mapping[str, Any], name: str, *, zero: bool) -> float | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise RowError(
+            ErrorCode.BAD_VALUE,
+            f"{name} is {_show(value)}; expected a finite number, "
+            f"{'0 or more' if zero else 'more than 0'}, or null",
+        )
+    return float(value)
+
+
+def _slug(text: str, *, of: str) -> str:
+    """A readable id from `text`, told apart by the digest of `of`."""
+    clean = re.sub(r"[^\w-]+", "-", text).strip("-").encode()[: MAX_DEFAULT_ID_BYTES - 9]
+    return f"{clean.decode(errors='ignore') or 'unnamed'}-{_digest(of)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def _show(value: object) -> str:
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

@@ -1,0 +1,1 @@
+"""The embedded checkpoint, and a job that shows what Retake does with it."""

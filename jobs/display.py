@@ -1,0 +1,126 @@
+"""What a person sees of a run: a live line on a terminal, plain log lines elsewhere, and the end."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from cluster.dataflow import Counts
+    from jobs.run import Owed, Prepared
+
+LINE_EVERY_S = 10.0
+"""Without a terminal, a line at most this often."""
+
+
+class Progress:
+    """Shows counts as they grow.
+
+    Args:
+        edits: how many there are to do; what was done before is not among them.
+    """
+
+    def __init__(self, console: Console, edits: int) -> None:
+        self.console, self.edits = console, edits
+        self.started = time.monotonic()
+        self.last_line = self.started
+        self.last_text = ""
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        if self.console.is_terminal:
+            self._live.__exit__(None, None, None)
+
+    def __call__(self, counts: Counts) -> None:
+        text = self.line(counts)
+        if self.console.is_terminal:
+            self._live.update(text)
+        elif text != self.last_text and time.monotonic() - self.last_line >= LINE_EVERY_S:
+            self.last_line, self.last_text = time.monotonic(), text
+            self.console.print(text, soft_wrap=True, highlight=False)
+
+    def line(self, counts: Counts) -> str:
+        elapsed = time.monotonic() - self.started
+        finished = counts.edited + counts.failed
+        left = max(0, self.edits - finished)
+        rate = finished / elapsed if finished else 0.0
+        remaining = f", {duration(left / rate)} left" if rate and left else ""
+        return (
+            f"{counts.inverted} videos inverted · {counts.edited} of {self.edits} edits done"
+            f" · {counts.failed} failed · {per_time(rate)}{remaining}"
+        )
+
+
+def show_plan(prepared: Prepared, console: Console | None = None) -> None:
+    """What a job is going to do, as found before it runs."""
+    console = console or Console()
+    spec, info, clip = prepared.spec, prepared.checkpoint, prepared.clip
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("manifest", f"{prepared.scan.videos} videos, {prepared.scan.edits} edits")
+    table.add_row("checkpoint", f"{spec.checkpoint} (CogVideoX {info.family}, {info.fingerprint})")
+    table.add_row("clips", f"{clip.width}x{clip.height}, up to {clip.frames} frames")
+    table.add_row(
+        "inversion", f"{spec.inversion.method}, {spec.inversion.steps} steps, once for each video"
+    )
+    start = spec.reconstruction.start
+    table.add_row(
+        "reconstruction",
+        f"from {start if isinstance(start, str) else f'{start:g} of the levels'}, reference "
+        f"{spec.reconstruction.reference}, guidance {spec.reconstruction.guidance_scale:g}",
+    )
+    table.add_row("output", prepared.job.editing.output)
+    console.print(table)
+    for warning in prepared.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+
+
+def show_end(
+    counts: Counts | None, prepared: Prepared, what: Owed, seconds: float, console: Console
+) -> None:
+    """The short table at the end, and where the files are."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    if counts is None:
+        console.print("nothing is owed: every edit is done")
+    else:
+        table.add_row("videos inverted", str(counts.inverted))
+        table.add_row("edits done", str(counts.edited))
+        table.add_row("edits failed", str(counts.failed))
+        for code, count in sorted(counts.errors.items()):
+            table.add_row(f"  {code}", str(count))
+    before = max(0, prepared.scan.edits - what.edits)
+    if before:
+        table.add_row("done before", str(before))
+    table.add_row("time", duration(seconds))
+    console.print(table)
+    output = prepared.job.editing.output
+    console.print(f"edits    {output}/edits/", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"results  {output}/results/", soft_wrap=True, highlight=False, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 20 s`, `5 h 12 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def per_time(rate: float) -> str:
+    """A rate of edits a second in the unit that makes it readable."""
+    for unit, seconds in (("s", 1), ("min", 60), ("h", 3600)):
+        if rate * seconds >= 1:
+            return f"{rate * seconds:.1f} edits/{unit}"
+    return f"{rate * 86400:.1f} edits/d"

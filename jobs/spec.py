@@ -1,0 +1,197 @@
+"""The job file: what a user writes, checked whole before anything starts.
+
+The sections are the settings of `pipeline` and `cluster`; their docstrings say what each value
+does. Every default does the right thing: `manifest` and `output` alone are a whole job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cluster.settings import ClusterSettings
+from jobs.manifest import nearest
+from pipeline.settings import (
+    EditingSettings,
+    Inversion,
+    Precision,
+    Reconstruction,
+    TrajectorySettings,
+    VideoSettings,
+)
+
+EMBEDDED = "pkg://jobs.demo/checkpoint"
+"""The tiny checkpoint that ships with this package."""
+
+UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+class JobError(Exception):
+    """A job that cannot run as it is written; the text lists every problem."""
+
+
+class JobSpec(BaseModel):
+    """A job file.
+
+    Args:
+        manifest: Parquet file or folder, a path or fsspec URI.
+        output: folder that everything is written to, a path or fsspec URI.
+        checkpoint: `embedded` (the tiny one that ships with Retake), a folder in diffusers format,
+            an fsspec URI of one, or a name on the Hugging Face Hub.
+        precision: of the model; `auto` is fp32 on CPU, else what the checkpoint was trained in.
+        seed: every random draw comes from it, the video's id and the edit's id.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    manifest: Annotated[str, Field(min_length=1)]
+    output: Annotated[str, Field(min_length=1)]
+    checkpoint: Annotated[str, Field(min_length=1)] = "embedded"
+    precision: Precision = "auto"
+    seed: Annotated[int, Field(ge=0)] = 0
+    video: VideoSettings = VideoSettings()
+    inversion: Inversion = Inversion()
+    reconstruction: Reconstruction = Reconstruction()
+    trajectory: TrajectorySettings = TrajectorySettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+    def editing(self) -> EditingSettings:
+        """The part that the processes with the model must know."""
+        return EditingSettings(
+            checkpoint=EMBEDDED if self.checkpoint == "embedded" else absolute(self.checkpoint),
+            output=absolute(self.output),
+            precision=self.precision,
+            seed=self.seed,
+            video=self.video,
+            inversion=self.inversion,
+            reconstruction=self.reconstruction,
+            trajectory=self.trajectory,
+        )
+
+
+def load_job(path: str, changes: Sequence[str] = ()) -> JobSpec:
+    """Read a job file.
+
+    Args:
+        path: a local YAML file.
+        changes: `section.key=value` each, over what the file says; the value is YAML.
+
+    Raises:
+        JobError: with every problem, its place, and the nearest known name of an unknown one.
+    """
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        raise JobError(f"job file {path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise JobError(f"job file {path}: is not text: {error}") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise JobError(f"job file {path}: is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        found = "empty" if values is None else f"a {type(values).__name__}"
+        raise JobError(
+            f"job file {path}: is {found}; expected keys and values, at least `manifest` and `output`"
+        )
+    return parse_job(values, changes, source=f"job file {path}")
+
+
+def parse_job(values: Mapping[str, Any], changes: Sequence[str] = (), *, source: str) -> JobSpec:
+    """A job from plain values. Arguments and errors as for `load_job`."""
+    values = dict(values)
+    for change in changes:
+        _apply(values, change)
+    try:
+        return JobSpec.model_validate(values)
+    except ValidationError as error:
+        problems = list(dict.fromkeys(_describe(problem) for problem in _merged(error)))
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise JobError(f"{source}: {count}\n{listed}") from None
+
+
+def absolute(location: str) -> str:
+    """A local path made absolute, so that every process means the same; URIs stay as they are."""
+    if "://" in location or (
+        location.count("/") == 1
+        and not Path(location).exists()
+        and not location.startswith((".", "/", "~"))
+    ):
+        return location
+    return str(Path(location).expanduser().absolute())
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    place, equals, text = change.partition("=")
+    keys = place.strip().split(".")
+    if not equals or not all(keys):
+        raise JobError(f"--set {change!r}: expected `key=value` or `section.key=value`")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise JobError(f"--set {change!r}: the value is not valid YAML: {error}") from error
+    for key in keys[:-1]:
+        inner = values.get(key)
+        values[key] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+        values = inner
+    values[keys[-1]] = value
+
+
+def _merged(error: ValidationError) -> list[dict[str, Any]]:
+    """Pydantic's problems, those of one value's several accepted kinds made one."""
+    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for problem in error.errors(include_url=False):
+        place = tuple(problem["loc"])
+        if problem["type"] not in UNKNOWN_KEY:
+            place = tuple(part for part in place if _is_place(part))
+        known = merged.setdefault(place, {**problem, "loc": place, "expected": []})
+        known["expected"].append(problem["msg"])
+    return list(merged.values())
+
+
+def _is_place(part: Any) -> bool:
+    """Whether a part of a location is a key or an index, not pydantic's name of a kind of value."""
+    return isinstance(part, int) or not any(mark in str(part) for mark in "[-'")
+
+
+def _describe(problem: Mapping[str, Any]) -> str:
+    *sections, last = problem["loc"] or ("",)
+    place = ".".join(str(part) for part in problem["loc"]) or "the job"
+    if problem["type"] in UNKNOWN_KEY:
+        known = _known_names(sections)
+        close = nearest(str(last), known, cutoff=0.7)
+        hint = f"did you mean {close!r}?" if close else f"known here: {', '.join(sorted(known))}"
+        return f"{place}: there is no such key; {hint}"
+    if problem["type"] == "missing":
+        return f"{place}: is missing"
+    expected = " or ".join(dict.fromkeys(_lower(text) for text in problem["expected"]))
+    return f"{place}: is {problem['input']!r}; {expected}"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _known_names(sections: Sequence[Any]) -> list[str]:
+    kind: Any = JobSpec
+    for section in sections:
+        names = _fields(kind)
+        kind = names.get(str(section))
+    return list(_fields(kind))
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: info.annotation for name, info in kind.model_fields.items()}
+    if is_dataclass(kind):
+        defaults = {f.name: f.default for f in fields(kind)}
+        return {
+            name: type(value) if is_dataclass(value) else None for name, value in defaults.items()
+        }
+    return {}

@@ -1,0 +1,208 @@
+"""One video in a notebook: load a checkpoint, invert, reconstruct.
+
+    from pipeline import Inversion, Reconstruction, load
+
+    editor = load("zai-org/CogVideoX-5b", device="cuda")
+    clip = editor.read("horse.mp4")
+    trajectory = editor.invert(clip.frames, Inversion(steps=50))
+    videos = editor.reconstruct(trajectory, ["a zebra gallops"], Reconstruction(start=0.6))
+    editor.write("zebra.mp4", videos[0], fps=clip.fps)
+
+Nothing here needs Ray, storage or a job file. Keep `trajectory`: more prompts cost no inversion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.checkpoint import (
+    CheckpointInfo,
+    load_text_encoder,
+    load_transformer,
+    load_vae,
+    open_checkpoint,
+)
+from pipeline.inversion import invert
+from pipeline.latents import Codec, to_uint8
+from pipeline.prompts import encode_prompt
+from pipeline.reconstruction import Edit, reconstruct
+from pipeline.schedule import Schedule, schedule_from_config, script_schedule
+from pipeline.settings import Inversion, Precision, Reconstruction, VideoSettings
+from pipeline.sizes import clip_size
+from pipeline.transformer import VelocityModel
+from pipeline.video import Clip, FrameRule, read_clip, write_clip
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An inverted video.
+
+    Args:
+        latents: [L + 1, F, C, H, W], float32: entry 0 is the clean latent, entry L the highest
+            level that was reached.
+        schedule: the levels 0..T that it was inverted along.
+        frames: of the clip.
+    """
+
+    latents: Tensor
+    schedule: Schedule
+    frames: int
+
+
+@dataclass
+class Editor:
+    """A checkpoint ready to edit; `load` makes one.
+
+    Args:
+        info: what the checkpoint's configuration says.
+        model: predicts velocities. `model.forwards` counts what was computed.
+        codec: the VAE.
+    """
+
+    info: CheckpointInfo
+    model: VelocityModel
+    codec: Codec
+    tokenizer: Any
+    text_encoder: Any
+    device: torch.device
+
+    def read(self, path: str | Path, settings: VideoSettings | None = None) -> Clip:
+        """Frames, uint8 [F, H, W, 3], of a video file, as the checkpoint takes them.
+
+        Raises:
+            RowError: the file is no video, cut off, or too short.
+            ValueError: the model cannot take the size that `settings` ask for.
+        """
+        settings = settings or VideoSettings()
+        size = clip_size(settings, self.info)
+        rule = FrameRule(self.info.temporal_compression, self.info.latent_frames_multiple)
+        with Path(path).open("rb") as file:
+            return read_clip(
+                file,
+                name=str(path),
+                height=size.height,
+                width=size.width,
+                frames=size.frames,
+                rule=rule,
+                fps=settings.fps,
+                fit=settings.fit,
+            )
+
+    def invert(
+        self,
+        frames: Tensor,
+        inversion: Inversion | None = None,
+        *,
+        highest: float = 1.0,
+        seed: int = 0,
+    ) -> Trajectory:
+        """Invert a clip with the empty prompt.
+
+        Args:
+            frames: uint8 [F, H, W, 3]; F of the form 4k + 1, H and W multiples of
+                `info.size_multiple`.
+            highest: the fraction of the levels to stop at; edits cannot start higher.
+            seed: of the draw from the VAE's posterior, where `inversion.posterior` is `sample`.
+        """
+        inversion = inversion or Inversion()
+        make = script_schedule if inversion.method == "script" else schedule_from_config
+        schedule = make(self.info.scheduler, inversion.steps)
+        latents = self.codec.encode(frames, inversion.posterior, seed)
+        self._know([""])
+        entries = invert(
+            self.model.velocity(""),
+            latents,
+            schedule,
+            inversion,
+            highest=schedule.level_at(highest),
+        )
+        return Trajectory(entries, schedule, len(frames))
+
+    def reconstruct(
+        self,
+        trajectory: Trajectory,
+        prompts: Sequence[str | Edit],
+        settings: Reconstruction | None = None,
+        *,
+        seed: int = 0,
+    ) -> list[Tensor]:
+        """Make one video for each prompt, all in lockstep.
+
+        Args:
+            prompts: texts, or `Edit`s where an edit has its own guidance scale, negative prompt,
+                seed or source prompt.
+            seed: for texts, of the start from `noise`; each text's own is `seed` plus its place.
+
+        Returns:
+            Frames, uint8 [F, H, W, 3], of each edit.
+
+        Raises:
+            ValueError: the trajectory does not reach the level that the settings start from.
+        """
+        settings = settings or Reconstruction()
+        needed = settings.highest_stored(trajectory.schedule)
+        if needed >= len(trajectory.latents):
+            raise ValueError(
+                f"the settings need level {needed}; the trajectory reaches "
+                f"{len(trajectory.latents) - 1}. Invert with a larger `highest`"
+            )
+        edits = [
+            prompt
+            if isinstance(prompt, Edit)
+            else Edit(prompt, settings.negative_prompt, settings.guidance_scale, seed + place)
+            for place, prompt in enumerate(prompts)
+        ]
+        self._know(
+            ["", *(p for e in edits for p in (e.prompt, e.negative_prompt, e.source_prompt))]
+        )
+        made = reconstruct(
+            self.model,
+            lambda level: trajectory.latents[level],
+            edits,
+            trajectory.schedule,
+            settings,
+        )
+        return [to_uint8(self.codec.decode(x, trajectory.frames)) for x in made.latents]
+
+    def write(self, path: str | Path, frames: Tensor, *, fps: float) -> None:
+        """Write frames, uint8 [F, H, W, 3], as an MP4."""
+        with Path(path).open("wb") as file:
+            write_clip(file, frames, fps=fps)
+
+    def _know(self, prompts: Sequence[str]) -> None:
+        for prompt in prompts:
+            if prompt not in self.model.prompts:
+                self.model.prompts[prompt] = encode_prompt(
+                    self.tokenizer, self.text_encoder, prompt, self.info.text_tokens
+                ).to(self.device)
+
+
+def load(checkpoint: str, *, device: str | None = None, precision: Precision = "auto") -> Editor:
+    """Load a whole checkpoint into this process.
+
+    Args:
+        checkpoint: a folder in diffusers format, an fsspec URI of one, or a name on the Hub.
+        device: `cuda` where there is one, by default; the text encoder stays on the CPU.
+        precision: `auto` is fp32 on CPU, else what the checkpoint was trained in.
+
+    Raises:
+        UnsupportedCheckpoint: it is no CogVideoX text-to-video model.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    info = open_checkpoint(checkpoint)
+    dtype = info.dtype(precision, place)
+    tokenizer, text_encoder = load_text_encoder(info, info.dtype("auto", "cpu"), "cpu")
+    return Editor(
+        info=info,
+        model=VelocityModel(load_transformer(info, dtype, place), {}),
+        codec=Codec(load_vae(info, dtype, place), info.latent_frames_multiple),
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        device=place,
+    )

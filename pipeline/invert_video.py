@@ -1,0 +1,173 @@
+"""One video inverted: read, encoded, carried up the levels, stored, and certified."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline import metrics
+from pipeline.errors import ErrorCode, RowError
+from pipeline.index import TrajectoryDamaged, TrajectoryIndex, commit, read_index
+from pipeline.inversion import extend
+from pipeline.process import EditingProcess
+from pipeline.requests import Inverted, VideoRequest
+from pipeline.storage import Folder
+from pipeline.timing import Timer
+from pipeline.trajectory import ShardWriter, TrajectoryReader
+from pipeline.video import Clip
+
+
+def invert_video(process: EditingProcess, request: VideoRequest) -> Inverted:
+    """Invert a video, or find that its trajectory is stored and reaches high enough.
+
+    A trajectory that is stored up to a lower level is extended; a damaged one is inverted anew.
+
+    Raises:
+        RowError: the video cannot be read, or its trajectory is not finite.
+    """
+    timer = Timer(process.device)
+    with timer("read"):
+        clip, content = process.read(request)
+    key = process.trajectory_key(request, clip, content)
+    folder = process.trajectory_folder(key)
+    before = process.model.forwards.total
+    stored = _stored(folder, key, process)
+    index = stored.index
+    if index is None or index.highest < process.highest:
+        index = _climb(process, request, clip, folder, key, stored, timer)
+    source = f"sources/{request.video_id}.mp4"
+    if process.group.rank == 0:
+        with timer("write"):
+            process.write_clip(source, clip.frames, clip.fps)
+    return Inverted(
+        key=key,
+        frames=len(clip.frames),
+        height=clip.frames.shape[1],
+        width=clip.frames.shape[2],
+        fps=clip.fps,
+        source=source,
+        certificate=dict(index.about),
+        forwards=process.model.forwards.total - before,
+        timings=timer.seconds,
+        damaged=stored.damaged,
+    )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What storage holds of a trajectory.
+
+    Args:
+        index: None where nothing is committed.
+        top: its last two entries [2, F, C, H, W] (one where only level 0 is there), which an
+            extension starts from.
+        damaged: what is wrong with what is there.
+    """
+
+    index: TrajectoryIndex | None = None
+    top: Tensor | None = None
+    damaged: str | None = None
+
+    @property
+    def level(self) -> int:
+        return -1 if self.index is None else self.index.highest
+
+
+def _stored(folder: Folder, key: str, process: EditingProcess) -> _Stored:
+    try:
+        index = read_index(folder, key)
+        if index is None or index.highest >= process.highest:
+            return _Stored(index)
+        with TrajectoryReader(folder, index, read_ahead=2) as reader:
+            levels = range(max(0, index.highest - 1), index.highest + 1)
+            return _Stored(index, torch.stack([reader.entry(level) for level in levels]))
+    except TrajectoryDamaged as error:
+        return _Stored(damaged=str(error))
+
+
+def _climb(
+    process: EditingProcess,
+    request: VideoRequest,
+    clip: Clip,
+    folder: Folder,
+    key: str,
+    stored: _Stored,
+    timer: Timer,
+) -> TrajectoryIndex:
+    """Compute, store and commit the levels that are not stored yet."""
+    inversion = process.settings.inversion
+    top = stored.top
+    if top is None:
+        with timer("encode"):
+            seed = process.seed(request, "posterior")
+            top = process.codec.encode(clip.frames, inversion.posterior, seed)[None]
+    process.know([""])
+    start = max(stored.level, 0)
+    with timer("invert"):
+        entries = extend(
+            process.model.velocity(""),
+            top.to(process.device),
+            start,
+            process.schedule,
+            inversion,
+            highest=process.highest,
+        )
+    if not torch.isfinite(entries).all():
+        raise RowError(
+            ErrorCode.NOT_FINITE,
+            f"{request.video}: the inversion gave values that are not finite; run the job with "
+            "precision: bf16 or fp32",
+        )
+    writer = ShardWriter(
+        folder,
+        process.settings.trajectory.dtype,
+        rank=process.group.rank,
+        ranks=process.group.ranks,
+        first_level=stored.level + 1,
+    )
+    for x in entries[stored.level + 1 - start :]:
+        writer.add(x)
+    with ThreadPoolExecutor(1) as uploads:  # the upload runs beside the certificate's work
+        upload = uploads.submit(writer.store)
+        about = _certify(process, clip, entries, stored.index is None, timer)
+        with timer("write"):
+            shards = process.group.gather_objects(upload.result())
+    if stored.index is None:
+        index = TrajectoryIndex(
+            key=key,
+            shape=(entries.shape[1], entries.shape[2], entries.shape[3], entries.shape[4]),
+            dtype=process.settings.trajectory.dtype,
+            shards=tuple(shards),
+            timesteps=tuple(level.timestep for level in process.schedule.levels),
+            alphas=tuple(level.alpha for level in process.schedule.levels),
+            about=about,
+        )
+    else:
+        index = stored.index.extended(shards, about)
+    if process.group.rank == 0:
+        commit(folder, index)
+    return index
+
+
+def _certify(
+    process: EditingProcess, clip: Clip, entries: Tensor, is_new: bool, timer: Timer
+) -> dict[str, float]:
+    """The metrics of an inversion, by name; of an extended one only those that it changes."""
+    noise = metrics.noise_statistics(entries[-1])
+    about = {"noise_mean": noise.mean, "noise_std": noise.std, "noise_kurtosis": noise.kurtosis}
+    inversion = process.settings.inversion
+    if is_new and inversion.vae_psnr:
+        with timer("decode"):
+            decoded = process.codec.decode(entries[0], len(clip.frames)).clamp(0, 1)
+        about["vae_psnr_db"] = metrics.psnr_db(clip.frames / 255, decoded)
+    if is_new and inversion.round_trip:
+        with timer("round_trip"):
+            x, velocity = entries[-1], process.model.velocity("")
+            for level in range(len(entries) - 1, 0, -1):
+                timestep = process.schedule.levels[level].timestep
+                x = process.schedule.descend(x, velocity(x, timestep), level)
+        about["round_trip_db"] = metrics.signal_to_error_db(entries[0], x)
+    return about

@@ -1,0 +1,151 @@
+"""A process that does the model work: a checkpoint on a device, and what a job says of it.
+
+Every rank of a group runs one. All ranks of a group are given the same requests in the same order;
+each holds the latents whole, computes its share of the tokens, and stores its own slice of the
+trajectory. Rank 0 writes what a group writes once. The work itself stands in `invert_video.py` and
+`edit_video.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.checkpoint import CheckpointInfo, load_transformer, load_vae, open_checkpoint
+from pipeline.errors import ErrorCode, RowError
+from pipeline.index import CHUNKS
+from pipeline.latents import Codec
+from pipeline.prompts import PromptStore
+from pipeline.requests import VideoRequest, derived_seed
+from pipeline.schedule import Schedule, schedule_from_config, script_schedule
+from pipeline.settings import EditingSettings
+from pipeline.sizes import clip_size
+from pipeline.storage import Folder, local_copy
+from pipeline.transformer import OneRank, VelocityModel
+from pipeline.video import Clip, FrameRule, read_clip, write_clip
+
+ALGORITHM = 1
+"""Raised when a change makes trajectories differ for the same settings: stored ones are then stale,
+and so are the edits made from them."""
+
+
+def job_schedule(settings: EditingSettings, info: CheckpointInfo) -> Schedule:
+    """The levels that a job's inversions and reconstructions walk."""
+    make = script_schedule if settings.inversion.method == "script" else schedule_from_config
+    return make(info.scheduler, settings.inversion.steps)
+
+
+def prompt_store(settings: EditingSettings, info: CheckpointInfo) -> PromptStore:
+    """Where a job keeps prompt embeddings; those of another checkpoint lie elsewhere."""
+    return PromptStore(Folder(settings.output).child(f"prompts/{info.fingerprint}"))
+
+
+@dataclass
+class EditingProcess:
+    """One rank.
+
+    Args:
+        settings: the job's.
+        device: where the transformer and the VAE live.
+        group: the ranks that compute together.
+    """
+
+    settings: EditingSettings
+    device: torch.device
+    group: Any = field(default_factory=OneRank)
+
+    def __post_init__(self) -> None:
+        self.info = open_checkpoint(self.settings.checkpoint)
+        self.size = clip_size(self.settings, self.info)
+        self.schedule = job_schedule(self.settings, self.info)
+        self.output = Folder(self.settings.output)
+        self.prompts = prompt_store(self.settings, self.info)
+        dtype = self.info.dtype(self.settings.precision, self.device)
+        vae = load_vae(self.info, dtype, self.device)
+        self.codec = Codec(vae, self.info.latent_frames_multiple)
+        transformer = load_transformer(self.info, dtype, self.device)
+        self.model = VelocityModel(transformer, {}, group=self.group)
+
+    @cached_property
+    def highest(self) -> int:
+        """The highest level that the job's edits read; inversions stop there."""
+        return self.settings.reconstruction.highest_stored(self.schedule)
+
+    def read(self, request: VideoRequest) -> tuple[Clip, str]:
+        """The clip of a video, and the hash of the file that it comes from.
+
+        Raises:
+            RowError: the file is not there, not a video, or too short.
+        """
+        size, video = self.size, self.settings.video
+        with local_copy(request.video) as (file, content):
+            clip = read_clip(
+                file,
+                name=request.video,
+                height=size.height,
+                width=size.width,
+                frames=min(request.num_frames or size.frames, size.frames),
+                rule=FrameRule(self.info.temporal_compression, self.info.latent_frames_multiple),
+                start_frame=request.start_frame or 0,
+                fps=request.fps or video.fps,
+                fit=video.fit,
+            )
+        return clip, content
+
+    def trajectory_key(self, request: VideoRequest, clip: Clip, content: str) -> str:
+        """A hash of all that determines a trajectory, and of nothing else."""
+        inversion = self.settings.inversion
+        parts: dict[str, Any] = {
+            "algorithm": ALGORITHM,
+            "content": content,
+            "frames": [request.start_frame or 0, len(clip.frames), request.fps, clip.fps],
+            "size": [self.size.height, self.size.width, self.settings.video.fit],
+            "checkpoint": self.info.fingerprint,
+            "levels": [(at.timestep, round(at.alpha, 9)) for at in self.schedule.levels],
+            "method": [inversion.method, inversion.iterations, inversion.posterior],
+            "stored": [self.settings.trajectory.dtype, CHUNKS],
+            "precision": str(self.info.dtype(self.settings.precision, self.device)),
+        }
+        if inversion.posterior == "sample":
+            parts["seed"] = self.seed(request, "posterior")
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def trajectory_folder(self, key: str) -> Folder:
+        return self.output.child(f"trajectories/{key}")
+
+    def seed(self, request: VideoRequest, *use: str) -> int:
+        own = self.settings.seed if request.seed is None else request.seed
+        return derived_seed(own, request.video_id, *use)
+
+    def know(self, prompts: Iterable[str]) -> None:
+        """Give the model the embeddings of some prompts, and forget all others."""
+        known = self.model.prompts
+        wanted = dict.fromkeys(prompts)
+        self.model.prompts = {
+            prompt: known[prompt] if prompt in known else self._embedding(prompt)
+            for prompt in wanted
+        }
+
+    def write_clip(self, name: str, frames: Tensor, fps: float) -> None:
+        """Store frames, uint8 [F, H, W, 3], as an MP4 below the output folder."""
+        buffer = io.BytesIO()
+        write_clip(buffer, frames, fps=fps)
+        self.output.write(name, buffer.getvalue())
+
+    def _embedding(self, prompt: str) -> Tensor:
+        try:
+            return self.prompts.read(prompt).to(self.device)
+        except FileNotFoundError:
+            raise RowError(
+                ErrorCode.STORAGE,
+                f"the embedding of the prompt {prompt!r} is not in {self.prompts.folder.uri}; "
+                "run the job again to encode it",
+            ) from None

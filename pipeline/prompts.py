@@ -1,0 +1,62 @@
+"""T5: prompts to embeddings, and where the embeddings are kept.
+
+Every distinct prompt is encoded once. Its embedding is a small safetensors file in storage, so that
+the text encoder never shares a GPU with the transformer and nothing large travels in a block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pipeline.storage import Folder
+
+
+@torch.no_grad()
+def encode_prompt(tokenizer: Any, encoder: Any, prompt: str, tokens: int) -> Tensor:
+    """The embedding [tokens, D] of a prompt, padded or cut to `tokens`.
+
+    T5 runs without an attention mask, as CogVideoX was trained (diffusers
+    `CogVideoXPipeline._get_t5_prompt_embeds`). One prompt at a time: the embedding of a prompt then
+    does not depend on what it was batched with.
+    """
+    ids = tokenizer(
+        prompt,
+        padding="max_length",
+        max_length=tokens,
+        truncation=True,
+        add_special_tokens=True,
+        return_tensors="pt",
+    ).input_ids
+    return encoder(ids.to(next(encoder.parameters()).device))[0][0]
+
+
+@dataclass(frozen=True)
+class PromptStore:
+    """Embeddings by prompt, below a folder.
+
+    Args:
+        folder: `<output>/prompts/<checkpoint>`; a checkpoint's embeddings fit no other.
+    """
+
+    folder: Folder
+
+    def holds(self, prompt: str) -> bool:
+        return self.folder.exists(_name(prompt))
+
+    def write(self, prompt: str, embedding: Tensor) -> None:
+        data = save({"embedding": embedding.cpu().contiguous()}, metadata={"prompt": prompt})
+        self.folder.write(_name(prompt), data)
+
+    def read(self, prompt: str) -> Tensor:
+        """The embedding [L, D]. Raises FileNotFoundError where the prompt was never encoded."""
+        return load(self.folder.read(_name(prompt)))["embedding"]
+
+
+def _name(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()[:32] + ".safetensors"

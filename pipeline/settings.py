@@ -1,0 +1,165 @@
+"""What a user can choose about the model work, with units, defaults and the reasons for them.
+
+These are sections of the job file and arguments of the Python API at once. Plain data: importing
+this costs no torch. The bounds stand in the annotations; the job file enforces them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+if TYPE_CHECKING:
+    from pipeline.schedule import Schedule
+
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Start = Literal["noise", "inverted"] | Annotated[float, Gt(0), Le(1)]
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How a source becomes the clip that the model sees.
+
+    Args:
+        height, width: in pixels; by default what the checkpoint was trained for.
+        frames: at most so many; by default what the checkpoint was trained for. A clip gets the
+            largest count of the form 4k + 1 that it has frames for, and at least 5.
+        fps: frames a second to resample to; by default every frame of the source is kept.
+        fit: `crop` covers the size and cuts what is over, `pad` fits inside and adds black.
+    """
+
+    height: Annotated[int, Ge(16)] | None = None
+    width: Annotated[int, Ge(16)] | None = None
+    frames: Annotated[int, Ge(5)] | None = None
+    fps: Annotated[float, Gt(0), Le(240)] | None = None
+    fit: Literal["crop", "pad"] = "crop"
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """How to invert.
+
+    Args:
+        steps: T, the number of levels above the clean latent.
+        method: `pec` (one evaluation a step, and one more), `ddim` (one), `fixed_point`
+            (1 + iterations) or `script` (as the public script does, for comparison).
+        iterations: evaluations that `fixed_point` adds to each step's first one.
+        posterior: take the VAE posterior's `mode`, or a seeded `sample` from it.
+        vae_psnr: decode the clean latent once for each video, to certify what the VAE alone loses.
+        round_trip: walk the trajectory down again with the empty prompt and certify the dB in
+            latent space; costs one forward for each level.
+    """
+
+    steps: Annotated[int, Ge(1), Le(1000)] = 50
+    method: Literal["pec", "ddim", "fixed_point", "script"] = "pec"
+    iterations: Annotated[int, Ge(1), Le(20)] = 3
+    posterior: Literal["mode", "sample"] = "mode"
+    vae_psnr: bool = True
+    round_trip: bool = False
+
+    def evaluations(self, levels: int) -> int:
+        """Forwards that climbing so many levels from the clean latent takes."""
+        if self.method == "pec":
+            return levels + 1 if levels else 0
+        return levels * (1 + self.iterations) if self.method == "fixed_point" else levels
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How to make edits from a trajectory.
+
+    Args:
+        start: where the walk starts: a fraction of the levels (0.6 starts at the trajectory's
+            level there: place is kept better, and the steps above cost nothing, in the inversion
+            either), `inverted` (the trajectory's top, x_T), or `noise` (seeded, as the script does).
+        guidance_scale: of classifier-free guidance; 1 turns it off, and half of the forwards.
+        negative_prompt: for edits that name none.
+        reference: how the reference branch is described: `null` with the empty prompt (cheapest),
+            `shared` with the edit's own prompts, the negative half computed once for all edits,
+            `source` with the manifest's source prompt, `script` as `shared` but nothing shared (the
+            same numbers, for comparison), `none` for no reference attention.
+        inject_steps: the window of the walked steps with reference attention, as fractions.
+        inject_blocks: the transformer blocks first <= i < last with it; all by default.
+        guidance_interval: guidance is applied at levels within these fractions (Kynkaanniemi et
+            al., "Applying Guidance in a Limited Interval", 2024).
+        dynamic_guidance: let guidance grow from 1 to 1 + scale along the steps, as CogVideoX does.
+        residual: add at each step what the reference's own step misses of the trajectory
+            (DirectInversion, Ju et al., ICLR 2024).
+        edits_at_once: K, the edits of a video that walk in lockstep and share its reference.
+    """
+
+    start: Start = 0.6
+    guidance_scale: Annotated[float, Ge(0), Le(100)] = 6.0
+    negative_prompt: str = ""
+    reference: Literal["null", "shared", "source", "script", "none"] = "null"
+    inject_steps: tuple[Fraction, Fraction] = (0.0, 1.0)
+    inject_blocks: tuple[Annotated[int, Ge(0)], Annotated[int, Ge(0)]] | None = None
+    guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
+    dynamic_guidance: bool = False
+    residual: bool = False
+    edits_at_once: Annotated[int, Ge(1), Le(64)] = 4
+
+    def start_level(self, schedule: Schedule) -> int:
+        """The level that the walk starts from."""
+        return schedule.steps if isinstance(self.start, str) else schedule.level_at(self.start)
+
+    def highest_stored(self, schedule: Schedule) -> int:
+        """The highest level of the trajectory that an edit reads: the inversion may stop there."""
+        top = self.start_level(schedule)
+        if self.start != "noise" or self.residual:
+            return top
+        return max((level for level in range(top, 0, -1) if self.injects(top, level)), default=0)
+
+    def injects(self, top: int, level: int) -> bool:
+        """Whether the step down from `level`, on a walk from `top`, has reference attention."""
+        first, last = self.inject_steps
+        return self.reference != "none" and round(first * top) <= top - level < round(last * top)
+
+    def guidance(self, scale: float, schedule: Schedule, level: int) -> float:
+        """The guidance scale of the step down from `level`."""
+        low, high = self.guidance_interval
+        if not low <= level / schedule.steps <= high:
+            return 1.0
+        if not self.dynamic_guidance:
+            return scale
+        progress = (schedule.steps - level) / schedule.steps
+        return 1 + scale * (1 - math.cos(math.pi * progress**5)) / 2
+
+
+@dataclass(frozen=True)
+class TrajectorySettings:
+    """How trajectories are kept.
+
+    Args:
+        keep: `always` (a later prompt needs no inversion), `until_done` (until the job's edits of
+            the video are done; `retake gc` deletes them) or `never` (as soon as they are done).
+        dtype: of the stored values. fp16 keeps 62 dB of a latent, bf16 44.
+    """
+
+    keep: Literal["always", "until_done", "never"] = "always"
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+
+
+@dataclass(frozen=True)
+class EditingSettings:
+    """All that a process which does the model work must know; the same for every row of a job.
+
+    Args:
+        checkpoint: folder, fsspec URI or Hub name.
+        output: the job's output folder, a path or fsspec URI.
+        precision: of the model; `auto` is fp32 on CPU, else what the checkpoint was trained in.
+        seed: every random draw of the job comes from it, the video's id and the edit's id.
+    """
+
+    checkpoint: str
+    output: str
+    precision: Precision = "auto"
+    seed: int = 0
+    video: VideoSettings = VideoSettings()
+    inversion: Inversion = Inversion()
+    reconstruction: Reconstruction = Reconstruction()
+    trajectory: TrajectorySettings = TrajectorySettings()

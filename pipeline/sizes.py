@@ -1,0 +1,37 @@
+"""The size of a job's clips, checked against the checkpoint before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.checkpoint import CheckpointInfo
+from pipeline.settings import EditingSettings
+
+
+@dataclass(frozen=True)
+class ClipSize:
+    """Height and width in pixels, and the largest number of frames."""
+
+    height: int
+    width: int
+    frames: int
+
+
+def clip_size(settings: EditingSettings, info: CheckpointInfo) -> ClipSize:
+    """The size of a job's clips: its own, or else the checkpoint's.
+
+    Raises:
+        ValueError: if the model cannot take such a size.
+    """
+    video = settings.video
+    size = ClipSize(
+        video.height or info.height, video.width or info.width, video.frames or info.frames
+    )
+    for name, value in (("height", size.height), ("width", size.width)):
+        if value % info.size_multiple:
+            nearest = max(1, round(value / info.size_multiple)) * info.size_multiple
+            raise ValueError(
+                f"video.{name} is {value}; this checkpoint needs a multiple of "
+                f"{info.size_multiple}: {nearest} is the nearest"
+            )
+    return size

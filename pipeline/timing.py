@@ -1,0 +1,32 @@
+"""Seconds spent in each named part of the work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class Timer:
+    """`with timer("encode"): ...` adds to `timer.seconds["encode"]`.
+
+    Args:
+        device: an accelerator's queue is waited for, so that a part's seconds are its own.
+    """
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start

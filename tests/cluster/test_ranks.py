@@ -1,0 +1,130 @@
+"""The rank group with real processes that hold no model."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.ranks import DeadlinePassed, GroupCannotStart, RankDied, RankGroup
+
+COMMAND = [sys.executable, "-m", "tests.cluster.fake_rank"]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def a_group(ranks: int = 2, **start: object) -> RankGroup:
+    return RankGroup(COMMAND, ranks, start, start_deadline_s=60)
+
+
+@pytest.fixture
+def group() -> Iterator[RankGroup]:
+    group = a_group()
+    yield group
+    group.close()
+
+
+def test_every_rank_answers_every_request(group: RankGroup) -> None:
+    answers = group.request({"op": "echo", "text": "hello"}, 30)
+    assert [a["result"] for a in answers] == [
+        {"rank": 0, "echo": "hello"},
+        {"rank": 1, "echo": "hello"},
+    ]
+    assert group.starts == 1
+
+
+def test_a_message_larger_than_a_socket_buffer_arrives_whole(group: RankGroup) -> None:
+    text = "x" * 3_000_000
+    assert group.request({"op": "echo", "text": text}, 30)[1]["result"]["echo"] == text
+
+
+def test_a_rank_that_dies_ends_the_group_and_the_next_request_starts_another(
+    group: RankGroup,
+) -> None:
+    group.request({"op": "echo"}, 30)
+    pids = group.pids()
+    with pytest.raises(RankDied, match=r"(?s)rank 1 of 2 ended \(signal 9\).*my last words"):
+        group.request({"op": "die", "rank": "1"}, 30)
+    assert not any(is_running(pid) for pid in pids)
+    assert group.request({"op": "echo", "text": "again"}, 30)[0]["result"]["echo"] == "again"
+    assert group.starts == 2
+
+
+def test_an_exit_status_is_named(group: RankGroup) -> None:
+    with pytest.raises(RankDied, match="exit status 7"):
+        group.request({"op": "exit"}, 30)
+
+
+def test_a_rank_that_hangs_misses_the_deadline_and_is_killed(group: RankGroup) -> None:
+    group.request({"op": "echo"}, 30)
+    pids = group.pids()
+    began = time.monotonic()
+    with pytest.raises(DeadlinePassed, match=r"rank 1 of 2 gave no answer within 0\.5 s"):
+        group.request({"op": "hang", "rank": "1"}, 0.5)
+    assert time.monotonic() - began < 30
+    assert not any(is_running(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("op", "code", "text"),
+    [
+        ("row error", "video_too_short", "has 2 frames"),
+        ("bug", "internal", "KeyError: 'surprise'"),
+        ("memory", "out_of_memory", "no more"),
+    ],
+)
+def test_an_error_of_a_row_is_an_answer_and_the_ranks_live_on(
+    group: RankGroup, op: str, code: str, text: str
+) -> None:
+    answer = group.request({"op": op}, 30)[0]
+    assert answer["error_code"] == code
+    assert text in answer["error"]
+    group.request({"op": "echo"}, 30)
+    assert group.starts == 1
+
+
+def test_a_rank_that_cannot_work_says_why() -> None:
+    group = a_group(refuse="no such checkpoint")
+    with pytest.raises(GroupCannotStart, match="no such checkpoint"):
+        group.start()
+    assert group.pids() == []
+
+
+def test_a_start_that_takes_too_long_is_ended() -> None:
+    group = RankGroup(COMMAND, 1, {"hang": True}, start_deadline_s=1.5)
+    with pytest.raises(DeadlinePassed):
+        group.start()
+    assert group.pids() == []
+
+
+def test_ranks_end_with_their_owner_even_when_it_is_killed() -> None:
+    owner = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import time; from tests.cluster.test_ranks import a_group\n"
+            "group = a_group(); group.start(); print(*group.pids(), flush=True)\n"
+            "time.sleep(3600)",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdout
+    pids = [int(pid) for pid in owner.stdout.readline().split()]
+    assert len(pids) == 2
+    assert all(is_running(pid) for pid in pids)
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    until = time.monotonic() + 20
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < until, "ranks outlived their owner"
+        os.sched_yield()

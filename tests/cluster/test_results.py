@@ -1,0 +1,96 @@
+"""Results are the ledger: what is done, what is newest, and what a crash leaves behind."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.results import (
+    SCHEMA,
+    Keys,
+    ResultWriter,
+    compact,
+    done_key,
+    read_done,
+    read_parts,
+)
+from pipeline.storage import Folder
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def a_result(video: str, edit: str, status: str = "ok", minute: int = 0, **values: object) -> dict:
+    return {
+        "video_id": video,
+        "edit_id": edit,
+        "status": status,
+        "fingerprint": "f",
+        "finished_at": NOON + timedelta(minutes=minute),
+        **values,
+    }
+
+
+def store(output: Folder, run: str, *rows: dict) -> None:
+    ResultWriter(output, run).write([pa.Table.from_pylist(list(rows), schema=SCHEMA)])
+
+
+def all_rows(output: Folder) -> list[dict]:
+    return [row for _, table in read_parts(output) for row in table.to_pylist()]
+
+
+@given(st.lists(st.text(max_size=20), unique=True), st.lists(st.text(max_size=20)))
+def test_keys_hold_just_what_was_put_in(inside: list[str], others: list[str]) -> None:
+    keys = Keys.of(inside)
+    assert len(keys) == len(inside)
+    assert all(text in keys for text in inside)
+    assert [text in keys for text in others] == [text in inside for text in others]
+
+
+def test_only_an_ok_row_is_done(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    store(output, "r1", a_result("v", "a"), a_result("v", "b", "failed"))
+    done = read_done(output)
+    assert done_key("v", "a", "f") in done
+    assert done_key("v", "b", "f") not in done
+    assert done_key("v", "a", "other settings") not in done
+
+
+def test_compaction_keeps_the_newest_row_of_each_edit(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    store(output, "r1", a_result("v", "a", "failed", 0), a_result("v", "b", minute=0))
+    store(output, "r2", a_result("v", "a", "ok", 5, seed=9))
+    compact(output, "r2")
+    rows = {row["edit_id"]: row for row in all_rows(output)}
+    assert len(all_rows(output)) == 2
+    assert (rows["a"]["status"], rows["a"]["seed"]) == ("ok", 9)
+    assert len(output.list("results")) == 1
+
+
+def test_a_compaction_that_was_killed_before_it_removed_the_old_files_is_finished_by_the_next(
+    tmp_path: Path,
+) -> None:
+    output = Folder(str(tmp_path))
+    store(output, "r1", a_result("v", "a", minute=0))
+    store(output, "r2", a_result("v", "a", minute=1))
+    store(output, "r2-compact", a_result("v", "a", minute=1))
+    compact(output, "r3")
+    assert [row["finished_at"] for row in all_rows(output)] == [NOON + timedelta(minutes=1)]
+
+
+def test_rows_of_runs_with_other_columns_are_kept_together(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    store(output, "r1", a_result("v", "a"))
+    table = pa.Table.from_pylist([a_result("w", "a")], schema=SCHEMA)
+    ResultWriter(output, "r2").write([table.append_column("split", pa.array(["train"]))])
+    compact(output, "r2")
+    assert {row["video_id"]: row["split"] for row in all_rows(output)} == {"v": None, "w": "train"}
+
+
+def test_one_file_of_distinct_edits_is_left_as_it_is(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    store(output, "r1", a_result("v", "a"), a_result("v", "b"))
+    before = output.list("results")
+    compact(output, "r2")
+    assert output.list("results") == before

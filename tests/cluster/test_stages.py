@@ -1,0 +1,211 @@
+"""The stages with real rank processes that hold no model: every row comes out, whatever happens."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cluster import stages
+from cluster.check import CheckRows
+from cluster.job import Job
+from cluster.results import SCHEMA, Keys, done_key
+from cluster.scan import count_owed, scan_manifest
+from cluster.settings import ClusterSettings, GroupSettings
+from cluster.stages import FanOut, InvertVideos, ReconstructEdits
+from jobs.manifest import write_manifest
+from pipeline.settings import EditingSettings, Reconstruction
+from tests.cluster.test_ranks import COMMAND
+
+GROUP = GroupSettings()
+
+
+def a_job(**cluster: Any) -> Job:
+    return Job(
+        manifest="m",
+        files=(),
+        base="/clips",
+        editing=EditingSettings(checkpoint="c", output="o"),
+        cluster=ClusterSettings(**cluster),
+        checkpoint_fingerprint="f",
+        run="r",
+    )
+
+
+def a_row(name: str, *prompts: str, **values: Any) -> dict[str, Any]:
+    edits = [{"prompt": p, "edit_id": p} for p in prompts or ("red",)]
+    return {"video": name, "video_id": name.strip("/").replace("/", "-"), "edits": edits, **values}
+
+
+def checked(
+    rows: list[dict[str, Any]], job: Job | None = None, done: Keys | None = None
+) -> pa.Table:
+    return CheckRows(job or a_job(), done or Keys.of([]), {})(pa.Table.from_pylist(rows))
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Makes a stage whose ranks are the fake ones."""
+    monkeypatch.setattr(stages, "rank_command", lambda: COMMAND)
+    made = []
+
+    def make(kind: type, job: Job, *, deadline_s: float = 60) -> Any:
+        one = kind(job, lambda what, count: None, GROUP, "cpu", deadline_s, 1)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.group.close()
+
+
+def through(table: pa.Table, *work: Any) -> list[dict[str, Any]]:
+    for one in work:
+        table = one(table)
+    return table.to_pylist()
+
+
+def test_a_row_goes_through_all_stages_and_keeps_the_manifests_other_columns(stage: Any) -> None:
+    job = a_job()
+    rows = [a_row("a", "red", "blue", split="train", weight=2.5)]
+    made = through(
+        checked(rows, job), stage(InvertVideos, job), FanOut(1), stage(ReconstructEdits, job)
+    )
+    assert [row["edit_id"] for row in made] == ["red", "blue"]
+    for row in made:
+        assert (row["status"], row["split"], row["weight"]) == ("ok", "train", 2.5)
+        assert row["metrics"]["flicker"] == 0.5
+        assert list(row)[: len(SCHEMA.names)] == SCHEMA.names
+        assert row["timings"]["reconstruct"] == 3.0
+
+
+def test_a_video_that_kills_its_group_every_time_is_quarantined_and_the_next_is_done(
+    stage: Any, tmp_path: Path
+) -> None:
+    job = a_job(retries=1)
+    invert = stage(InvertVideos, job)
+    rows = [a_row(f"{tmp_path}/kills", "red", "blue"), a_row(f"{tmp_path}/fine")]
+    made = through(checked(rows, job), invert, FanOut(4), stage(ReconstructEdits, job))
+    assert [(row["edit_id"], row["status"], row["error_code"]) for row in made] == [
+        ("red", "quarantined", "rank_died"),
+        ("blue", "quarantined", "rank_died"),
+        ("red", "ok", None),
+    ]
+    assert made[0]["attempts"] == 2
+    assert "signal 9" in made[0]["error"]
+    assert "tried 2 times" in made[0]["error"]
+    assert invert.group.starts == 3
+
+
+def test_a_video_that_killed_its_group_once_is_done_at_the_second_try(
+    stage: Any, tmp_path: Path
+) -> None:
+    job = a_job(retries=1)
+    rows = checked([a_row(f"{tmp_path}/kills-once")], job)
+    made = through(rows, stage(InvertVideos, job), FanOut(4), stage(ReconstructEdits, job))
+    assert [(row["status"], row["attempts"]) for row in made] == [("ok", 2)]
+
+
+def test_a_video_that_hangs_its_group_is_quarantined_with_the_deadline(stage: Any) -> None:
+    job = a_job(retries=0)
+    invert = stage(InvertVideos, job, deadline_s=0.5)
+    row = through(checked([a_row("hangs")], job), invert)[0]
+    assert row["error_code"] == "deadline"
+    assert "no answer within 0.5 s" in row["error"]
+
+
+def test_a_row_error_is_not_tried_again(stage: Any) -> None:
+    job = a_job(retries=5)
+    invert = stage(InvertVideos, job)
+    row = through(checked([a_row("unreadable")], job), invert)[0]
+    assert (row["error_code"], row["attempts"]) == ("video_unreadable", 1)
+    assert invert.group.starts == 1
+
+
+def test_the_fan_out_makes_units_of_at_most_k_edits_and_loses_none() -> None:
+    rows = [a_row("a", *"abcde"), a_row("b", "x", " ")]
+    units = through(checked(rows), FanOut(2))
+    assert [[edit["edit_id"] for edit in unit["edits"]] for unit in units][:3] == [
+        ["a", "b"],
+        ["c", "d"],
+        ["e"],
+    ]
+    of_b = [edit for unit in units[3:] for edit in unit["edits"]]
+    assert {edit["error_code"] for edit in of_b} == {None, "bad_edit_id"}
+
+
+def test_a_refused_row_has_one_result_for_each_of_its_edits_or_one_without(stage: Any) -> None:
+    job = a_job()
+    rows = [{**a_row("a", "red", "blue"), "video_id": "../x"}, {"video": "b", "edits": []}]
+    made = through(checked(rows, job), FanOut(4), stage(ReconstructEdits, job))
+    assert [(row["video_id"], row["edit_id"], row["error_code"]) for row in made] == [
+        ("../x", "red", "bad_video_id"),
+        ("../x", "blue", "bad_video_id"),
+        (None, None, "no_edits"),
+    ]
+
+
+def test_edits_that_are_done_are_left_out_and_a_done_video_altogether() -> None:
+    job = a_job()
+    rows = [a_row("a", "red", "blue"), a_row("b", "red")]
+    prints = {
+        (row["video_id"], edit["edit_id"]): edit["fingerprint"]
+        for row in checked(rows, job).to_pylist()
+        for edit in row["edits"]
+    }
+    done = Keys.of(done_key(*key, prints[key]) for key in (("a", "red"), ("b", "red")))
+    left = checked(rows, job, done).to_pylist()
+    assert [(row["video_id"], [e["edit_id"] for e in row["edits"]]) for row in left] == [
+        ("a", ["blue"])
+    ]
+
+
+def test_a_changed_setting_makes_an_edit_stale_and_a_measuring_one_does_not() -> None:
+    from dataclasses import replace
+
+    job = a_job()
+    stale = replace(job.editing, reconstruction=Reconstruction(guidance_scale=3))
+    assert replace(job, editing=stale).fingerprint() != job.fingerprint()
+    for same in (
+        replace(job.editing, output="elsewhere"),
+        replace(job.editing, reconstruction=Reconstruction(edits_at_once=1)),
+        replace(job.editing, inversion=replace(job.editing.inversion, round_trip=True)),
+        replace(job.editing, trajectory=replace(job.editing.trajectory, keep="never")),
+    ):
+        assert replace(job, editing=same).fingerprint() == job.fingerprint()
+
+
+def test_the_scan_counts_rows_and_edits_and_finds_ids_that_repeat(tmp_path: Path) -> None:
+    rows = [a_row("a", "red", "blue"), a_row("b"), {**a_row("c"), "video_id": "a"}]
+    write_manifest(rows, str(tmp_path / "m.parquet"))
+    scan = scan_manifest([str(tmp_path / "m.parquet")])
+    assert (scan.videos, scan.edits, set(scan.repeated)) == (3, 4, {"a"})
+    check = CheckRows(a_job(), Keys.of([]), scan.repeated)
+    assert count_owed([str(tmp_path / "m.parquet")], check) == 4
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_rows_with_one_id_the_manifests_first_is_edited_in_whatever_order_they_come(
+    tmp_path: Path, order: int
+) -> None:
+    rows = [a_row("a", "red"), {**a_row("c"), "video_id": "a"}, a_row("a", "red")]
+    write_manifest(rows, str(tmp_path / "m.parquet"))
+    repeated = scan_manifest([str(tmp_path / "m.parquet")]).repeated
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(tmp_path / "m.parquet").take([0, 1, 2][::order])
+    made = CheckRows(a_job(), Keys.of([]), repeated)(table).to_pylist()
+    assert sorted((row["video"], row["error_code"] or "") for row in made) == [
+        ("/clips/a", ""),
+        ("a", "duplicate_video_id"),
+        ("c", "duplicate_video_id"),
+    ]
+
+
+def test_what_an_inversion_found_reaches_the_reconstruction_as_small_text(stage: Any) -> None:
+    job = a_job()
+    row = through(checked([a_row("a")], job), stage(InvertVideos, job))[0]
+    assert json.loads(row["inverted"])["key"] == "k"
+    assert len(row["inverted"]) < 2000

@@ -1,0 +1,50 @@
+"""What the tests share: an option for other parity cases, and small checkpoints of each family."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported, and for the processes that tests start: on models as small as these one
+# thread is fastest, and OpenMP's threads spin for each other's cores when there are more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from tests.small_models import FAMILIES, write_checkpoint  # noqa: E402
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        metavar="DIR",
+        type=Path,
+        default=GOLDEN,
+        help="a parity case (a folder with case.json) or a folder of them; default: tests/golden",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "golden_case" in metafunc.fixturenames:
+        folder: Path = metafunc.config.getoption("--golden")
+        cases = sorted(path.parent for path in folder.glob("**/case.json"))
+        if not cases:
+            raise pytest.UsageError(f"--golden {folder}: there is no case.json in it or below it")
+        names = [case.name for case in cases]
+        metafunc.parametrize("golden_case", cases, ids=names, scope="module")
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small checkpoint folder of each family, by its name. Do not write into them."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {family: write_checkpoint(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def checkpoint(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Path:
+    """Each family's small checkpoint folder in turn."""
+    return checkpoints[request.param]

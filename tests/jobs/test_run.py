@@ -1,0 +1,200 @@
+"""The main job, whole: Ray Data, rank processes, stored trajectories, results.
+
+The embedded checkpoint runs with few steps on small clips here: what counts is what is done, what is
+refused and what is written, not how the edits look.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import pyarrow as pa
+import pytest
+import torch
+
+from cluster.results import read_parts
+from jobs.cli import EXIT_CANNOT_RUN, EXIT_DONE, EXIT_SOME_FAILED, execute
+from jobs.manifest import write_manifest
+from jobs.spec import parse_job
+from pipeline.storage import Folder
+from pipeline.video import write_clip
+from tests.drawn_videos import draw_sound
+
+pytestmark = pytest.mark.ray
+
+SMALL: dict[str, Any] = {
+    "video": {"height": 32, "width": 32, "frames": 5},
+    "inversion": {"steps": 3, "vae_psnr": False},
+    "reconstruction": {"start": "inverted"},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster() -> Iterator[None]:
+    """One local cluster for all jobs of the session."""
+    import ray
+
+    yield
+    ray.shutdown()
+
+
+def a_video(path: Path, frames: int = 6, height: int = 40, width: int = 56, shade: int = 0) -> str:
+    picture = torch.full((frames, height, width, 3), 40 + shade, dtype=torch.uint8)
+    for i in range(frames):
+        picture[i, 10:20, 4 + 3 * i : 14 + 3 * i] = torch.tensor([220, 40, 40], dtype=torch.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        write_clip(file, picture, fps=8)
+    return path.name
+
+
+def a_row(video: str, *prompts: str, **values: Any) -> dict[str, Any]:
+    return {"video": video, "edits": [{"prompt": p, "edit_id": p[:8]} for p in prompts], **values}
+
+
+def run(folder: Path | str, rows: list[dict[str, Any]], **sections: Any) -> int:
+    write_manifest(rows, f"{folder}/manifest.parquet")
+    values = {**SMALL, "manifest": f"{folder}/manifest.parquet", "output": f"{folder}/out"}
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
+    return execute(lambda: parse_job(values, source="the test's job"))
+
+
+def results(folder: Path | str) -> dict[tuple[str, str], dict[str, Any]]:
+    rows = [r for _, t in read_parts(Folder(f"{folder}/out")) for r in t.to_pylist()]
+    keyed = {(row["video_id"], row["edit_id"]): row for row in rows}
+    assert len(keyed) == len(rows), "an edit has more than one result"
+    return keyed
+
+
+def frames_of(data: bytes) -> tuple[int, int, int, float]:
+    with av.open(io.BytesIO(data)) as file:
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+        rate = file.streams.video[0].average_rate
+        assert rate is not None
+        return len(frames), *frames[0].shape[:2], float(rate)
+
+
+def test_a_job_is_done_once_and_then_only_what_is_owed(tmp_path: Path) -> None:
+    rows = [
+        a_row(a_video(tmp_path / "a.mp4"), "red", "blue", video_id="a", split="train"),
+        a_row(a_video(tmp_path / "b.mp4", shade=60), "red", video_id="b", split="test"),
+    ]
+    assert run(tmp_path, rows) == EXIT_DONE
+    first = results(tmp_path)
+    assert set(first) == {("a", "red"), ("a", "blue"), ("b", "red")}
+    for row in first.values():
+        assert (row["status"], row["error_code"], row["attempts"]) == ("ok", None, 1)
+        assert (row["frames"], row["height"], row["width"], row["fps"]) == (5, 32, 32, 8.0)
+        data = (tmp_path / "out" / row["output"]).read_bytes()
+        assert frames_of(data) == (5, 32, 32, 8.0)
+        assert frames_of((tmp_path / "out" / row["source"]).read_bytes()) == (5, 32, 32, 8.0)
+        assert row["metrics"]["flicker"] is not None
+    assert first["a", "red"]["split"] == "train"
+    # PEC: one more evaluation than levels, shared by the two edits of the video.
+    assert first["a", "red"]["forwards"]["inversion"] == 2.0
+    assert first["b", "red"]["forwards"]["inversion"] == 4.0
+
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/edits").rglob("*.mp4")}
+    assert run(tmp_path, rows) == EXIT_DONE
+    assert results(tmp_path) == first
+
+    rows[0]["edits"].append({"prompt": "green", "edit_id": "green"})
+    assert run(tmp_path, rows) == EXIT_DONE
+    second = results(tmp_path)
+    assert second["a", "green"]["status"] == "ok"
+    assert second["a", "green"]["forwards"]["inversion"] == 0, "the video was inverted again"
+    assert second["a", "green"]["trajectory"] == first["a", "red"]["trajectory"]
+    assert {key: second[key] for key in first} == first
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+
+    assert run(tmp_path, rows, reconstruction={"guidance_scale": 3}) == EXIT_DONE
+    third = results(tmp_path)
+    assert set(third) == set(second)
+    assert all(third[key]["fingerprint"] != second[key]["fingerprint"] for key in second)
+    assert all(row["forwards"]["inversion"] == 0 for row in third.values())
+
+
+def test_twelve_bad_rows_of_forty_cost_only_themselves(tmp_path: Path) -> None:
+    good = [
+        a_row(a_video(tmp_path / f"{i}.mp4", shade=i), "red", video_id=f"v{i}") for i in range(28)
+    ]
+    whole = (tmp_path / "0.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 50)
+    (tmp_path / "sound.mp4").write_bytes(draw_sound())
+    a_video(tmp_path / "short.mp4", frames=3)
+    bad: list[tuple[dict[str, Any], str]] = [
+        (a_row("nowhere.mp4", "red", video_id="missing"), "video_not_found"),
+        (a_row("cut.mp4", "red", video_id="cut"), "video_truncated"),
+        (a_row("empty.mp4", "red", video_id="empty"), "video_empty"),
+        (a_row("text.mp4", "red", video_id="text"), "video_unreadable"),
+        (a_row("sound.mp4", "red", video_id="sound"), "no_video_stream"),
+        (a_row("short.mp4", "red", video_id="short"), "video_too_short"),
+        (a_row("nothing://x/y.mp4", "red", video_id="uri"), "bad_uri"),
+        (a_row("1.mp4", "red", video_id="v1"), "duplicate_video_id"),
+        ({**a_row("1.mp4", video_id="blank"), "edits": [{"prompt": "  "}]}, "empty_prompt"),
+        (a_row("1.mp4", "red", video_id="../../evil"), "bad_video_id"),
+        (a_row("1.mp4", "red", video_id="x" * 500), "bad_video_id"),
+        ({"video": "1.mp4", "video_id": "bell", "edits": [{"prompt": "red", "edit_id": "a\x07/b"}]},
+         "bad_edit_id"),
+    ]  # fmt: skip
+    before = {path for path in tmp_path.rglob("*") if "out" not in path.parts}
+    assert run(tmp_path, good + [row for row, _ in bad]) == EXIT_SOME_FAILED
+    rows = [r for _, t in read_parts(Folder(f"{tmp_path}/out")) for r in t.to_pylist()]
+    ok = [row for row in rows if row["status"] == "ok"]
+    failed = [row for row in rows if row["status"] == "failed"]
+    assert (len(ok), len(failed), len(rows)) == (28, 12, 40)
+    assert {row["video_id"] for row in ok} == {f"v{i}" for i in range(28)}
+    assert sorted(row["error_code"] for row in failed) == sorted(code for _, code in bad)
+    assert all(row["error"] for row in failed)
+    outside = {path for path in tmp_path.rglob("*") if "out" not in path.parts}
+    assert outside - before == {tmp_path / "manifest.parquet"}
+    assert not (tmp_path.parent / "evil").exists()
+
+
+def test_a_job_that_cannot_run_is_refused_with_every_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pa.table({"vidoe": ["a.mp4"], "edits": pa.array([["red"]])})
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, tmp_path / "manifest.parquet")
+    values = {
+        "manifest": str(tmp_path / "manifest.parquet"),
+        "output": str(tmp_path / "out"),
+        "checkpoint": str(tmp_path / "no-such-checkpoint"),
+    }
+    assert execute(lambda: parse_job(values, source="test")) == EXIT_CANNOT_RUN
+    said = capsys.readouterr().err
+    for part in ("vidoe", "video", "edits", "no-such-checkpoint", "there is no such folder"):
+        assert part in said
+    assert not list((tmp_path / "out").glob("**/*.parquet"))
+
+
+def test_a_size_that_the_model_cannot_take_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [a_row(a_video(tmp_path / "a.mp4"), "red")]
+    assert run(tmp_path, rows, video={"height": 50}) == EXIT_CANNOT_RUN
+    assert (
+        "video.height is 50; this checkpoint needs a multiple of 8: 48" in capsys.readouterr().err
+    )
+
+
+def test_the_same_seed_makes_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
+    noise = {"start": "noise"}
+    made: list[Callable[[], bytes]] = []
+    for name, seed, order in (("x", 1, 1), ("y", 1, -1), ("z", 2, 1)):
+        folder = tmp_path / name
+        rows = [
+            a_row(a_video(folder / f"{v}.mp4", shade=s), "red", "blue", video_id=v)
+            for v, s in (("a", 0), ("b", 50))
+        ]
+        assert run(folder, rows[::order], reconstruction=noise, seed=seed) == EXIT_DONE
+        made.append((folder / "out/edits/a/red.mp4").read_bytes)
+    assert made[0]() == made[1]()
+    assert made[0]() != made[2]()

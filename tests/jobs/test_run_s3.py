@@ -1,0 +1,63 @@
+"""The command `retake` as a person runs it, with the manifest, videos and output on S3."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+import yaml
+
+from cluster.results import read_parts
+from pipeline.storage import Folder
+from tests.jobs.test_run import SMALL, a_video, frames_of
+from tests.s3_server import s3_server
+
+pytestmark = [pytest.mark.ray, pytest.mark.s3]
+
+
+def retake(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+        timeout=240,
+        check=False,
+    )
+
+
+def test_a_job_runs_with_everything_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_server() as access:
+        for name, value in access.items():
+            monkeypatch.setenv(name, value)
+        fs = fsspec.filesystem("s3")
+        fs.mkdir("bucket")
+        for name in ("a.mp4", "b c.mp4"):
+            a_video(tmp_path / name)
+            fs.put_file(str(tmp_path / name), f"bucket/clips/{name}")
+        made = retake(
+            "manifest", "s3://bucket/clips", "s3://bucket/m.parquet", "--prompt", "blue", **access
+        )
+        assert made.returncode == 0, made.stderr
+        assert "2 videos, 2 edits" in made.stdout
+        job = tmp_path / "job.yaml"
+        job.write_text(
+            yaml.safe_dump(
+                {**SMALL, "manifest": "s3://bucket/m.parquet", "output": "s3://bucket/out"}
+            )
+        )
+        ran = retake("run", str(job), "--set", "reconstruction.guidance_scale=2", **access)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        output = Folder("s3://bucket/out")
+        rows = [row for _, table in read_parts(output) for row in table.to_pylist()]
+        assert [row["status"] for row in rows] == ["ok", "ok"]
+        assert {row["guidance_scale"] for row in rows} == {2.0}
+        for row in rows:
+            assert frames_of(output.read(row["output"])) == (5, 32, 32, 8.0)
+            assert output.exists(f"trajectories/{row['trajectory']}/index.json")
+        again = retake("run", str(job), "--set", "reconstruction.guidance_scale=2", **access)
+        assert again.returncode == 0
+        assert "nothing is owed" in again.stdout

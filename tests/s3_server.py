@@ -1,0 +1,46 @@
+"""An S3 server on this machine, spoken to over HTTP."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ACCESS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+PROGRAM = """
+from moto.server import ThreadedMotoServer
+import sys
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+
+@contextmanager
+def s3_server() -> Iterator[dict[str, str]]:
+    """Starts moto's server; yields the environment variables with which s3fs talks to it."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **ACCESS},
+    )
+    assert server.stdout
+    assert server.stdin
+    try:
+        port = int(server.stdout.readline())
+        yield {**ACCESS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    finally:
+        server.stdin.close()  # its sign to stop
+        server.wait(30)
+        server.stdout.close()
