@@ -78,7 +78,7 @@ SCHEMA = pa.schema(
 
 
 class Keys:
-    """A set of strings as sorted 16-byte hashes: 10^7 of them take 160 MB, and ship as one array."""
+    """A set of strings as sorted 16-byte hashes: 10^7 of them take 160 MB, in one array."""
 
     def __init__(self, hashes: np.ndarray) -> None:
         self.hashes = np.sort(hashes)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live line on a terminal, plain log lines elsewhere, and the end."""
+"""What a person sees of a run: a live line on a terminal, else log lines; and the end."""
 
 from __future__ import annotations
 

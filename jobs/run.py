@@ -62,7 +62,7 @@ def prepare(spec: JobSpec) -> Prepared:
         problems.append(str(error))
     try:
         checkpoint = open_checkpoint(editing.checkpoint)
-        clip = clip_size(editing, checkpoint)
+        clip = clip_size(editing.video, checkpoint)
         check_groups(spec, checkpoint, clip)
     except (UnsupportedCheckpoint, ValueError) as error:
         problems.append(str(error))

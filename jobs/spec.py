@@ -97,7 +97,8 @@ def load_job(path: str, changes: Sequence[str] = ()) -> JobSpec:
     if not isinstance(values, dict):
         found = "empty" if values is None else f"a {type(values).__name__}"
         raise JobError(
-            f"job file {path}: is {found}; expected keys and values, at least `manifest` and `output`"
+            f"job file {path}: is {found}; expected keys and values, at least `manifest` and "
+            "`output`"
         )
     return parse_job(values, changes, source=f"job file {path}")
 

@@ -1,4 +1,4 @@
-"""Opens a CogVideoX checkpoint: a folder in diffusers format, local, at an fsspec URI or on the Hub.
+"""Opens a CogVideoX checkpoint: a diffusers folder, local, at an fsspec URI or on the Hub.
 
 What a job must know of a checkpoint before any weights are read (its family, sizes, heads, schedule
 and fingerprint) is `CheckpointInfo`, made from the configuration files alone. The parts with

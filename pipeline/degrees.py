@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.checkpoint import CheckpointInfo
 
@@ -38,15 +39,20 @@ class Degrees:
         return f"ulysses {self.ulysses} x ring {self.ring} x cfg {self.cfg}"
 
 
-def choose_degrees(info: CheckpointInfo, *, gpus: int, cfg: int = 1) -> Degrees:
+def choose_degrees(info: CheckpointInfo, *, gpus: int, ring: int = 1, cfg: int = 1) -> Degrees:
     """What `ulysses: auto` means: the largest Ulysses degree that divides the heads, the rest ring.
 
+    Args:
+        ring: the least ring degree.
+
     Raises:
-        ValueError: if cfg does not divide the GPUs.
+        ValueError: if the GPUs cannot be divided by ring and cfg.
     """
-    if cfg < 1 or gpus % cfg:
-        raise ValueError(f"cfg is {cfg}, which does not divide {gpus} GPUs; set cfg: 1")
-    ulysses = math.gcd(info.heads, gpus // cfg)
+    if ring < 1 or cfg < 1 or gpus % (ring * cfg):
+        raise ValueError(
+            f"ring {ring} x cfg {cfg} does not divide a group of {gpus} GPUs; set both to 1"
+        )
+    ulysses = math.gcd(info.heads, gpus // cfg // ring)
     return Degrees(ulysses, gpus // cfg // ulysses, cfg)
 
 
@@ -54,22 +60,26 @@ def check_degrees(
     info: CheckpointInfo,
     *,
     gpus: int,
-    ulysses: int,
+    ulysses: int | Literal["auto"],
     ring: int,
     cfg: int,
     frames: int,
     height: int,
     width: int,
 ) -> Degrees:
-    """The degrees, if a group of so many GPUs can run this checkpoint at this size with them.
+    """The degrees to start with, if a group of so many GPUs can run a clip of this size so.
 
     Args:
+        ulysses: `auto` is replaced as `choose_degrees` does.
         frames, height, width: of the clip, in pixels.
 
     Raises:
         ValueError: names the value that is wrong, and lists the degrees that are legal.
     """
-    degrees = Degrees(ulysses, ring, cfg)
+    if ulysses == "auto":
+        degrees = choose_degrees(info, gpus=gpus, ring=ring, cfg=cfg)
+    else:
+        degrees = Degrees(ulysses, ring, cfg)
     tokens = info.video_tokens(frames, height, width)
     fault = _fault(degrees, gpus, info.heads, tokens)
     if fault is None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -180,7 +181,7 @@ def _climb(
 
 
 def _steps(levels: Sequence[Level]) -> Iterator[tuple[Level, Level]]:
-    return zip(levels, levels[1:], strict=False)
+    return pairwise(levels)
 
 
 def _same_noise(x: Tensor, v: Tensor, s: Level, t: Level) -> Tensor:

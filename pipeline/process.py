@@ -64,7 +64,7 @@ class EditingProcess:
 
     def __post_init__(self) -> None:
         self.info = open_checkpoint(self.settings.checkpoint)
-        self.size = clip_size(self.settings, self.info)
+        self.size = clip_size(self.settings.video, self.info)
         self.schedule = job_schedule(self.settings, self.info)
         self.output = Folder(self.settings.output)
         self.prompts = prompt_store(self.settings, self.info)

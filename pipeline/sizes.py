@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.checkpoint import CheckpointInfo
-from pipeline.settings import EditingSettings
+from pipeline.settings import VideoSettings
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,12 @@ class ClipSize:
     frames: int
 
 
-def clip_size(settings: EditingSettings, info: CheckpointInfo) -> ClipSize:
+def clip_size(video: VideoSettings, info: CheckpointInfo) -> ClipSize:
     """The size of a job's clips: its own, or else the checkpoint's.
 
     Raises:
         ValueError: if the model cannot take such a size.
     """
-    video = settings.video
     size = ClipSize(
         video.height or info.height, video.width or info.width, video.frames or info.frames
     )

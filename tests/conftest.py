@@ -6,13 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported, and for the processes that tests start: on models as small as these one
 # thread is fastest, and OpenMP's threads spin for each other's cores when there are more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from tests.small_models import FAMILIES, write_checkpoint  # noqa: E402
+from tests.small_models import FAMILIES, write_checkpoint
+
+# No deadline: a shared machine may stop for longer than any. Derandomised: a run can be repeated.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -36,8 +36,9 @@ def draw(
 ) -> bytes:
     """Encodes uint8 `[H, W, 3]` RGB pictures. `times` are in milliseconds, else `rate` rules."""
     file = io.BytesIO()
+    steady = {"threads": "1"} | ({"mbtree": "0"} if codec == "libx264" else {})
     with av.open(file, "w", format=container, options=muxer or {}) as output:
-        video: Any = output.add_stream(codec, rate=rate, options=options or {})
+        video: Any = output.add_stream(codec, rate=rate, options=steady | (options or {}))
         speech: Any = output.add_stream("aac", rate=48000, layout="mono") if sound else None
         for index, picture in enumerate(pictures):
             if index == 0:

@@ -72,7 +72,7 @@ def test_odd_sizes_are_fitted_to_the_jobs_size(size: tuple[int, int], fit: Any) 
 @pytest.mark.parametrize("colorspace", [Colorspace.ITU601, Colorspace.ITU709, Colorspace.BT2020])
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p10le"])
 def test_the_colour_tags_of_the_source_are_honoured(
-    pix_fmt: str, colorspace: int, full_range: bool
+    pix_fmt: str, colorspace: Colorspace, full_range: bool
 ) -> None:
     color_range = ColorRange.JPEG if full_range else ColorRange.MPEG
     matrix = {Colorspace.ITU601: 6, Colorspace.ITU709: 1, Colorspace.BT2020: 9}[colorspace]
@@ -222,7 +222,7 @@ def test_a_written_clip_is_what_any_player_opens() -> None:
     write_clip(file, torch.from_numpy(waves(9, 48, 64).copy()), fps=12.5)
     data = file.getvalue()
     assert data.index(b"moov") < data.index(b"mdat")
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name == "h264" and stream.pix_fmt == "yuv420p"
         assert (stream.frames, stream.average_rate) == (9, Fraction(25, 2))
@@ -236,7 +236,7 @@ def test_pure_red_is_written_as_bt709_has_it() -> None:
     file = io.BytesIO()
     write_clip(file, frames, fps=8)
     assert (read(file.getvalue()).frames.int() - torch.tensor(RED)).abs().max() <= 6
-    with av.open(io.BytesIO(file.getvalue())) as container:
+    with av.open(io.BytesIO(file.getvalue()), "r") as container:
         planes = next(container.decode(video=0)).to_ndarray().reshape(-1)
     luma, chroma = planes[: 32 * 32], planes[32 * 32 :].reshape(2, -1)
     found = [luma.mean(), chroma[0].mean(), chroma[1].mean()]
