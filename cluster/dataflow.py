@@ -27,6 +27,7 @@ import ray  # isort: skip
 import ray.data  # isort: skip
 
 from cluster.check import CheckRows
+from cluster.garbage import collect_garbage
 from cluster.job import Job
 from cluster.results import Keys, ResultWriter, compact
 from cluster.settings import GroupSettings
@@ -99,6 +100,8 @@ def run(
     counts.inverted = ray.get(tally.inverted.remote())
     on_progress(counts)
     compact(Folder(job.editing.output), job.run)
+    if job.editing.trajectory.keep != "always":
+        collect_garbage(Folder(job.editing.output), job.editing.trajectory.keep)
     return counts
 
 
@@ -133,7 +136,7 @@ def graph(
         groups=cluster.inversion.groups,
         resources=_resources(cluster.inversion, device),
     )
-    rows = _stage(rows, FanOut, (job.editing.reconstruction.edits_at_once,))
+    rows = _stage(rows, FanOut, (job,))
     rows = _one_row_a_block(rows)
     return _stage(
         rows,

@@ -21,6 +21,7 @@ from cluster.results import METRICS, SCHEMA, TIMINGS
 from cluster.settings import GroupSettings
 from cluster.work import WORK, Row, rebuilt
 from pipeline.errors import ErrorCode
+from pipeline.storage import Folder
 
 Progress = Callable[[str, int], None]
 """Told (what, how many) as work is done: `inverted`, `edited`, `failed`."""
@@ -132,11 +133,13 @@ class InvertVideos(GroupStage):
 class FanOut:
     """One row for each unit of work: a video with at most K of its edits.
 
-    A failed row, and the edits that were refused one by one, go on as units of their own.
+    A failed row, and the edits that were refused one by one, go on as units of their own. Where
+    trajectories are not kept, a video stays one unit: whoever made its last edit deletes it.
     """
 
-    def __init__(self, edits_at_once: int) -> None:
-        self.edits_at_once = edits_at_once
+    def __init__(self, job: Job) -> None:
+        self.whole = job.editing.trajectory.keep == "never"
+        self.edits_at_once = job.editing.reconstruction.edits_at_once
 
     def __call__(self, table: pa.Table) -> pa.Table:
         units, origins = [], []
@@ -147,7 +150,7 @@ class FanOut:
             if row["error_code"]:
                 parts = [edits]
             else:
-                step = self.edits_at_once
+                step = max(1, len(owed)) if self.whole else self.edits_at_once
                 parts += [owed[i : i + step] for i in range(0, len(owed), step)]
             for part in parts:
                 if part or row["error_code"]:
@@ -178,6 +181,20 @@ class ReconstructEdits(GroupStage):
         edits = row["edits"] or [{}]
         if row["error_code"] or not any(is_owed(edit) for edit in edits):
             return [self._result(row, edit, {**row, **_error_of(edit, row)}) for edit in edits]
+        step = self.job.editing.reconstruction.edits_at_once
+        made = [
+            result
+            for first in range(0, len(edits), step)
+            for result in self._lockstep({**row, "edits": edits[first : first + step]})
+        ]
+        if self.job.editing.trajectory.keep == "never" and all(r["status"] == "ok" for r in made):
+            key = json.loads(row["inverted"])["key"]
+            Folder(self.job.editing.output).remove_folder(f"trajectories/{key}")
+        return made
+
+    def _lockstep(self, row: Row) -> list[Row]:
+        """The results of at most K edits of a video."""
+        edits = row["edits"]
         answer, tries = self.ask(
             {
                 "op": "reconstruct",

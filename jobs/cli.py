@@ -144,6 +144,33 @@ def gallery(output: str) -> int:
     return EXIT_DONE
 
 
+@app.command()
+def gc(
+    output: Annotated[str, typer.Argument(help="The output folder of a job, a path or URI.")],
+    keep: Annotated[
+        str, typer.Option(help="As trajectory.keep: always, or until_done to delete more.")
+    ] = "always",
+) -> None:
+    """Delete stored trajectories that no result needs. Not while a job writes to the folder.
+
+    With `--keep always` those go that no result names; with `until_done` also those whose edits are
+    all done (a new prompt then inverts the video again).
+    """
+
+    def collect() -> int:
+        from cluster.garbage import KEEP, collect_garbage
+        from jobs.spec import JobError, absolute
+        from pipeline.storage import Folder
+
+        if keep not in KEEP:
+            raise JobError(f"--keep {keep!r}: expected one of {', '.join(KEEP)}")
+        removed = collect_garbage(Folder(absolute(output)), keep)
+        print(f"{len(removed)} trajectories deleted, {sum(removed.values()) / 1e6:.1f} MB")
+        return EXIT_DONE
+
+    raise typer.Exit(_reported(collect))
+
+
 def execute(make_spec: Callable[[], JobSpec]) -> int:
     """Prepare and run a job, show it, and return the exit status."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -104,6 +105,13 @@ class Folder:
         base = self.path().lstrip("/")
         names = sorted(str(path).lstrip("/")[len(base) + 1 :] for path in found)
         return [n for n in names if not n.rsplit("/", 1)[-1].startswith(".")]
+
+    def remove_folder(self, name: str) -> None:
+        """Remove all files below a name; that there are none is no error."""
+        for file in self.list(name):
+            self.remove(file)
+        if self.is_local:
+            shutil.rmtree(self.path(name), ignore_errors=True)
 
     def remove(self, name: str) -> None:
         """Remove a file; that it is gone already is no error."""

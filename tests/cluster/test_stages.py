@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cluster.scan import count_owed, scan_manifest
 from cluster.settings import ClusterSettings, GroupSettings
 from cluster.stages import FanOut, InvertVideos, ReconstructEdits
 from jobs.manifest import write_manifest
-from pipeline.settings import EditingSettings, Reconstruction
+from pipeline.settings import EditingSettings, Reconstruction, TrajectorySettings
 from tests.cluster.test_ranks import COMMAND
 
 GROUP = GroupSettings()
@@ -32,6 +33,12 @@ def a_job(**cluster: Any) -> Job:
         checkpoint_fingerprint="f",
         run="r",
     )
+
+
+def edits_at_once(count: int) -> Job:
+    job = a_job()
+    settings = replace(job.editing, reconstruction=Reconstruction(edits_at_once=count))
+    return replace(job, editing=settings)
 
 
 def a_row(name: str, *prompts: str, **values: Any) -> dict[str, Any]:
@@ -71,7 +78,10 @@ def test_a_row_goes_through_all_stages_and_keeps_the_manifests_other_columns(sta
     job = a_job()
     rows = [a_row("a", "red", "blue", split="train", weight=2.5)]
     made = through(
-        checked(rows, job), stage(InvertVideos, job), FanOut(1), stage(ReconstructEdits, job)
+        checked(rows, job),
+        stage(InvertVideos, job),
+        FanOut(edits_at_once(1)),
+        stage(ReconstructEdits, job),
     )
     assert [row["edit_id"] for row in made] == ["red", "blue"]
     for row in made:
@@ -87,7 +97,7 @@ def test_a_video_that_kills_its_group_every_time_is_quarantined_and_the_next_is_
     job = a_job(retries=1)
     invert = stage(InvertVideos, job)
     rows = [a_row(f"{tmp_path}/kills", "red", "blue"), a_row(f"{tmp_path}/fine")]
-    made = through(checked(rows, job), invert, FanOut(4), stage(ReconstructEdits, job))
+    made = through(checked(rows, job), invert, FanOut(job), stage(ReconstructEdits, job))
     assert [(row["edit_id"], row["status"], row["error_code"]) for row in made] == [
         ("red", "quarantined", "rank_died"),
         ("blue", "quarantined", "rank_died"),
@@ -104,7 +114,7 @@ def test_a_video_that_killed_its_group_once_is_done_at_the_second_try(
 ) -> None:
     job = a_job(retries=1)
     rows = checked([a_row(f"{tmp_path}/kills-once")], job)
-    made = through(rows, stage(InvertVideos, job), FanOut(4), stage(ReconstructEdits, job))
+    made = through(rows, stage(InvertVideos, job), FanOut(job), stage(ReconstructEdits, job))
     assert [(row["status"], row["attempts"]) for row in made] == [("ok", 2)]
 
 
@@ -126,7 +136,7 @@ def test_a_row_error_is_not_tried_again(stage: Any) -> None:
 
 def test_the_fan_out_makes_units_of_at_most_k_edits_and_loses_none() -> None:
     rows = [a_row("a", *"abcde"), a_row("b", "x", " ")]
-    units = through(checked(rows), FanOut(2))
+    units = through(checked(rows), FanOut(edits_at_once(2)))
     assert [[edit["edit_id"] for edit in unit["edits"]] for unit in units][:3] == [
         ["a", "b"],
         ["c", "d"],
@@ -139,7 +149,7 @@ def test_the_fan_out_makes_units_of_at_most_k_edits_and_loses_none() -> None:
 def test_a_refused_row_has_one_result_for_each_of_its_edits_or_one_without(stage: Any) -> None:
     job = a_job()
     rows = [{**a_row("a", "red", "blue"), "video_id": "../x"}, {"video": "b", "edits": []}]
-    made = through(checked(rows, job), FanOut(4), stage(ReconstructEdits, job))
+    made = through(checked(rows, job), FanOut(job), stage(ReconstructEdits, job))
     assert [(row["video_id"], row["edit_id"], row["error_code"]) for row in made] == [
         ("../x", "red", "bad_video_id"),
         ("../x", "blue", "bad_video_id"),
@@ -163,8 +173,6 @@ def test_edits_that_are_done_are_left_out_and_a_done_video_altogether() -> None:
 
 
 def test_a_changed_setting_makes_an_edit_stale_and_a_measuring_one_does_not() -> None:
-    from dataclasses import replace
-
     job = a_job()
     stale = replace(job.editing, reconstruction=Reconstruction(guidance_scale=3))
     assert replace(job, editing=stale).fingerprint() != job.fingerprint()
@@ -209,3 +217,23 @@ def test_what_an_inversion_found_reaches_the_reconstruction_as_small_text(stage:
     row = through(checked([a_row("a")], job), stage(InvertVideos, job))[0]
     assert json.loads(row["inverted"])["key"] == "k"
     assert len(row["inverted"]) < 2000
+
+
+def test_a_trajectory_that_is_not_kept_goes_with_the_videos_last_edit(
+    stage: Any, tmp_path: Path
+) -> None:
+    job = a_job()
+    editing = replace(
+        job.editing,
+        output=str(tmp_path),
+        trajectory=TrajectorySettings(keep="never"),
+        reconstruction=Reconstruction(edits_at_once=1),
+    )
+    job = replace(job, editing=editing)
+    index = tmp_path / "trajectories/k/index.json"
+    index.parent.mkdir(parents=True)
+    index.write_text("{}")
+    rows = checked([a_row("a", "red", "blue", "green")], job)
+    made = through(rows, stage(InvertVideos, job), FanOut(job), stage(ReconstructEdits, job))
+    assert [row["status"] for row in made] == ["ok"] * 3
+    assert not index.parent.exists()

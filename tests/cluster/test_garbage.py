@@ -1,0 +1,29 @@
+"""What `retake gc` deletes, and what it leaves."""
+
+from pathlib import Path
+
+from cluster.garbage import collect_garbage
+from pipeline.storage import Folder
+from tests.cluster.test_results import a_result, store
+
+
+def test_it_deletes_what_no_result_names_and_only_that(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    for key in ("done", "half", "stale"):
+        output.write(f"trajectories/{key}/index.json", b"{}")
+        output.write(f"trajectories/{key}/shard.safetensors", b"x" * 100)
+    store(
+        output,
+        "r1",
+        a_result("a", "1", trajectory="done"),
+        a_result("b", "1", trajectory="half"),
+        a_result("b", "2", "failed", trajectory="half"),
+    )
+    assert collect_garbage(output, "always") == {"stale": 102}
+    assert not (tmp_path / "trajectories/stale").exists()
+    assert collect_garbage(output, "always") == {}
+    assert collect_garbage(output, "until_done") == {"done": 102}
+    assert output.list("trajectories") == [
+        "trajectories/half/index.json",
+        "trajectories/half/shard.safetensors",
+    ]
