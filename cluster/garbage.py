@@ -11,8 +11,8 @@ KEEP = ("always", "until_done", "never")
 def collect_garbage(output: Folder, keep: str) -> dict[str, int]:
     """Delete trajectories, and say which and how many bytes each had.
 
-    A trajectory that no result names belongs to settings that were changed since, or to an inversion
-    whose edits were never made. Nothing may be writing to the folder.
+    A trajectory that no result names belongs to settings that were changed since, or to an
+    inversion whose edits were never made. Nothing may be writing to the folder.
 
     Args:
         keep: `always` deletes only such; `until_done` and `never` also those whose results are all

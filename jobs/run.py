@@ -86,7 +86,7 @@ def check_groups(spec: JobSpec, checkpoint: CheckpointInfo, clip: Any) -> None:
     for stage in (spec.cluster.inversion, spec.cluster.reconstruction):
         if stage.gpus == 1:
             continue
-        from pipeline.parallel import check_degrees
+        from pipeline.degrees import check_degrees
 
         check_degrees(
             checkpoint,

@@ -1,0 +1,232 @@
+"""A rank's whole work on a small checkpoint of each family: invert, store, edit, write, certify."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.checkpoint import load_text_encoder, open_checkpoint
+from pipeline.edit_video import edit_video
+from pipeline.errors import ErrorCode, RowError
+from pipeline.invert_video import invert_video
+from pipeline.process import EditingProcess, prompt_store
+from pipeline.prompts import encode_prompt
+from pipeline.requests import EditRequest, VideoRequest
+from pipeline.settings import (
+    EditingSettings,
+    Inversion,
+    Reconstruction,
+    TrajectorySettings,
+    VideoSettings,
+)
+from pipeline.video import read_clip, write_clip
+from tests.drawn_videos import waves
+
+RED, BLUE = EditRequest("red", "a red fox"), EditRequest("blue", "a blue fox")
+PROMPTS = ("", RED.prompt, BLUE.prompt)
+
+
+@pytest.fixture
+def settings(checkpoint: Path, tmp_path: Path) -> EditingSettings:
+    return EditingSettings(
+        checkpoint=str(checkpoint),
+        output=str(tmp_path / "out"),
+        video=VideoSettings(height=32, width=48, frames=9),
+        inversion=Inversion(steps=4),
+        reconstruction=Reconstruction(start=0.5, guidance_scale=2.0),
+    )
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> Iterator[VideoRequest]:
+    with (tmp_path / "clip.mp4").open("wb") as file:
+        write_clip(file, torch.from_numpy(waves(10, 40, 60)), fps=8)
+    yield VideoRequest("clip", str(tmp_path / "clip.mp4"))
+
+
+def a_process(settings: EditingSettings) -> EditingProcess:
+    info = open_checkpoint(settings.checkpoint)
+    store = prompt_store(settings, info)
+    tokenizer, encoder = load_text_encoder(info, torch.float32, "cpu")
+    for prompt in PROMPTS:
+        store.write(prompt, encode_prompt(tokenizer, encoder, prompt, info.text_tokens))
+    return EditingProcess(settings, torch.device("cpu"))
+
+
+def test_a_video_is_inverted_stored_edited_and_certified(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    process = a_process(replace(settings, inversion=Inversion(steps=4, round_trip=True)))
+    inverted = invert_video(process, request_)
+    assert (inverted.frames, inverted.height, inverted.width, inverted.fps) == (9, 32, 48, 8.0)
+    # Edits start at half of the levels: two of them, one evaluation each and one to start, and
+    # two more for the round trip.
+    assert inverted.forwards == 3 + 2
+    assert set(inverted.certificate) == {
+        "noise_mean", "noise_std", "noise_kurtosis", "vae_psnr_db", "round_trip_db",
+    }  # fmt: skip
+    made = edit_video(process, request_, inverted, [RED, BLUE])
+    for edit in made:
+        assert edit.error_code is None
+        with (Path(settings.output) / str(edit.output)).open("rb") as file:
+            clip = read_clip(file, name="edit", height=32, width=48, frames=9)
+        assert len(clip.frames) == 9
+        assert edit.forwards == {"plain": 1.0, "injected": 4.0}
+        for name in ("flicker", "motion_agreement", "clipped_fraction", "largest_residual"):
+            assert math.isfinite(edit.metrics[name] or 0.0)
+            assert edit.metrics[name] is not None
+
+
+def test_a_stored_trajectory_is_reused_and_a_higher_start_extends_it(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    first = invert_video(a_process(settings), request_)
+    again = invert_video(a_process(settings), request_)
+    assert (again.key, again.forwards) == (first.key, 0)
+    higher = replace(settings, reconstruction=Reconstruction(start="inverted"))
+    extended = invert_video(a_process(higher), request_)
+    assert extended.key == first.key
+    # Two velocities at the stored top are asked again, then one for each of the two new levels.
+    assert extended.forwards == 4
+    assert edit_video(a_process(higher), request_, extended, [RED])[0].error_code is None
+
+
+def test_what_determines_a_trajectory_changes_its_key_and_nothing_else_does(
+    settings: EditingSettings, request_: VideoRequest, tmp_path: Path
+) -> None:
+    def key(request: VideoRequest = request_, **changes: Any) -> str:
+        process = a_process(replace(settings, **changes))
+        clip, content = process.read(request)
+        return process.trajectory_key(request, clip, content)
+
+    copied = tmp_path / "copy.mp4"
+    copied.write_bytes((tmp_path / "clip.mp4").read_bytes())
+    same = {
+        key(),
+        key(reconstruction=Reconstruction(guidance_scale=9.0)),
+        key(seed=7),
+        key(replace(request_, video_id="other", video=str(copied))),
+    }
+    assert len(same) == 1
+    different = [
+        key(inversion=Inversion(steps=5)),
+        key(inversion=Inversion(steps=4, method="ddim")),
+        key(video=VideoSettings(height=48, width=48, frames=9)),
+        key(video=VideoSettings(height=32, width=48, frames=9, fit="pad")),
+        key(trajectory=TrajectorySettings(dtype="fp32")),
+        key(replace(request_, start_frame=1)),
+        key(replace(request_, num_frames=5)),
+        key(inversion=Inversion(steps=4, posterior="sample")),
+        key(inversion=Inversion(steps=4, posterior="sample"), seed=1),
+    ]
+    assert len({*same, *different}) == 1 + len(different)
+
+
+@pytest.mark.parametrize("when", ["before the inversion", "before the edits"])
+def test_a_damaged_trajectory_is_inverted_anew_and_said(
+    settings: EditingSettings, request_: VideoRequest, when: str
+) -> None:
+    process = a_process(settings)
+    inverted = invert_video(process, request_)
+    expected = edit_video(process, request_, inverted, [RED])[0]
+    output = Path(settings.output) / str(expected.output)
+    made = output.read_bytes()
+    output.unlink()
+    folder = Path(settings.output) / "trajectories" / inverted.key
+    shard = next(folder.glob("shard-*"))
+    data = bytearray(shard.read_bytes())
+    data[-3] ^= 4
+    if when == "before the inversion":
+        shard.write_bytes(data[:-1])
+        again = invert_video(process, request_)
+        assert again.forwards == inverted.forwards
+        assert "bytes; its index says" in str(again.damaged)
+    else:
+        shard.write_bytes(data)
+        before = process.model.forwards.total
+        assert edit_video(process, request_, inverted, [RED])[0].error_code is None
+        assert process.model.forwards.total - before > inverted.forwards
+        assert output.read_bytes() == made
+
+
+def test_an_edit_that_is_not_finite_fails_alone(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    process = a_process(settings)
+    inverted = invert_video(process, request_)
+    process.know(PROMPTS)
+    broken = torch.full_like(process.model.prompts[RED.prompt], float("nan"))
+    process.prompts.write(RED.prompt, broken)
+    process.know([""])
+    red, blue = edit_video(process, request_, inverted, [RED, BLUE])
+    assert (red.error_code, red.output) == (ErrorCode.NOT_FINITE, None)
+    assert "edit 'red'" in str(red.error)
+    assert blue.error_code is None
+    assert not (Path(settings.output) / "edits/clip/red.mp4").exists()
+
+
+def test_an_inversion_that_is_not_finite_is_a_failed_row_and_stores_nothing(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    process = a_process(settings)
+    process.know([""])
+    process.model.prompts[""] = process.model.prompts[""] * float("nan")
+    with pytest.raises(RowError, match="not finite") as caught:
+        invert_video(process, request_)
+    assert caught.value.code == ErrorCode.NOT_FINITE
+    assert not (Path(settings.output) / "trajectories").exists()
+
+
+def test_a_prompt_that_was_never_encoded_is_named(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    process = a_process(settings)
+    inverted = invert_video(process, request_)
+    with pytest.raises(RowError, match="'a green fox' is not in"):
+        edit_video(process, request_, inverted, [EditRequest("green", "a green fox")])
+
+
+def test_edits_from_noise_depend_on_their_seed_and_not_on_what_is_beside_them(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    noise = replace(settings, reconstruction=Reconstruction(start="noise", guidance_scale=2.0))
+
+    def edit(process: EditingProcess, *edits: EditRequest) -> dict[str, bytes]:
+        inverted = invert_video(process, request_)
+        made = edit_video(process, request_, inverted, edits)
+        return {e.edit_id: (Path(noise.output) / str(e.output)).read_bytes() for e in made}
+
+    process = a_process(noise)
+    both = edit(process, RED, BLUE)
+    assert edit(process, BLUE)["blue"] == both["blue"]
+    assert edit(process, replace(RED, seed=5))["red"] != both["red"]
+    assert edit(a_process(replace(noise, seed=1)), RED)["red"] != both["red"]
+
+
+def test_the_public_api_edits_one_video(checkpoint: Path, tmp_path: Path) -> None:
+    from pipeline import load
+    from pipeline.reconstruction import Edit
+
+    with (tmp_path / "clip.mp4").open("wb") as file:
+        write_clip(file, torch.from_numpy(waves(9, 40, 60)), fps=8)
+    editor = load(str(checkpoint), device="cpu")
+    clip = editor.read(tmp_path / "clip.mp4", VideoSettings(height=32, width=48, frames=9))
+    trajectory = editor.invert(clip.frames, Inversion(steps=3), highest=0.6)
+    assert trajectory.latents.shape[0] == 3
+    walk = Reconstruction(start=0.6, guidance_scale=2.0)
+    videos = editor.reconstruct(trajectory, ["a red fox", Edit("a blue fox")], walk)
+    assert [(v.shape, v.dtype) for v in videos] == [((9, 32, 48, 3), torch.uint8)] * 2
+    assert not _equal(videos)
+    editor.write(tmp_path / "red.mp4", videos[0], fps=clip.fps)
+    assert (tmp_path / "red.mp4").stat().st_size > 0
+    with pytest.raises(ValueError, match="need level 3; the trajectory reaches 2"):
+        editor.reconstruct(trajectory, ["a red fox"], Reconstruction(start="inverted"))
+
+
+def _equal(videos: list[Tensor]) -> bool:
+    return torch.equal(videos[0], videos[1])
