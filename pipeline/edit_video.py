@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pipeline import metrics
 from pipeline.errors import ErrorCode
-from pipeline.index import INDEX, TrajectoryDamaged, read_index
-from pipeline.invert_video import invert_video
+from pipeline.index import INDEX, TrajectoryDamaged
+from pipeline.invert_video import invert_video, shared_index
 from pipeline.latents import to_uint8
 from pipeline.process import EditingProcess
 from pipeline.reconstruction import Edit, Edited, reconstruct
@@ -37,7 +37,7 @@ def edit_video(
     """
     timer = Timer(process.device)
     with timer("read"):
-        source = process.read(request)[0].frames / 255
+        source = process.together(lambda: process.read(request))[0].frames / 255
     edits = [_edit(process, request, wanted, source_prompt) for wanted in requests]
     before = asdict(process.model.forwards)
     try:
@@ -84,7 +84,7 @@ def _edit(
 
 def _walk(process: EditingProcess, key: str, edits: Sequence[Edit], timer: Timer) -> Edited:
     folder = process.trajectory_folder(key)
-    index = read_index(folder, key)
+    index = shared_index(process, folder, key)
     if index is None or index.highest < process.highest:
         raise TrajectoryDamaged(f"{folder.uri}: no trajectory is committed up to the level needed")
     process.know(["", *(p for e in edits for p in (e.prompt, e.negative_prompt, e.source_prompt))])

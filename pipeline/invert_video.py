@@ -30,7 +30,7 @@ def invert_video(process: EditingProcess, request: VideoRequest) -> Inverted:
     """
     timer = Timer(process.device)
     with timer("read"):
-        clip, content = process.read(request)
+        clip, content = process.together(lambda: process.read(request))
     key = process.trajectory_key(request, clip, content)
     folder = process.trajectory_folder(key)
     before = process.model.forwards.total
@@ -77,15 +77,31 @@ class _Stored:
 
 
 def _stored(folder: Folder, key: str, process: EditingProcess) -> _Stored:
-    try:
-        index = read_index(folder, key)
+    def look() -> _Stored:
+        index = shared_index(process, folder, key)
         if index is None or index.highest >= process.highest:
             return _Stored(index)
         with TrajectoryReader(folder, index, read_ahead=2) as reader:
             levels = range(max(0, index.highest - 1), index.highest + 1)
             return _Stored(index, torch.stack([reader.entry(level) for level in levels]))
+
+    try:
+        return process.together(look)
     except TrajectoryDamaged as error:
         return _Stored(damaged=str(error))
+
+
+def shared_index(process: EditingProcess, folder: Folder, key: str) -> TrajectoryIndex | None:
+    """A trajectory's index as rank 0 sees it, on every rank.
+
+    Another group may commit the same trajectory between two ranks' looks.
+
+    Raises:
+        TrajectoryDamaged: as `read_index`.
+    """
+    mine = process.together(lambda: read_index(folder, key) if process.group.rank == 0 else None)
+    index: TrajectoryIndex | None = process.group.gather_objects(mine)[0]
+    return index
 
 
 def _climb(

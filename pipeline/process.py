@@ -11,17 +11,17 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from pipeline.checkpoint import CheckpointInfo, load_transformer, load_vae, open_checkpoint
 from pipeline.errors import ErrorCode, RowError
-from pipeline.index import CHUNKS
+from pipeline.index import CHUNKS, TrajectoryDamaged
 from pipeline.latents import Codec
 from pipeline.prompts import PromptStore
 from pipeline.requests import VideoRequest, derived_seed
@@ -31,6 +31,8 @@ from pipeline.sizes import clip_size
 from pipeline.storage import Folder, local_copy
 from pipeline.transformer import OneRank, VelocityModel
 from pipeline.video import Clip, FrameRule, read_clip, write_clip
+
+T = TypeVar("T")
 
 ALGORITHM = 1
 """Raised when a change makes trajectories differ for the same settings: stored ones are then stale,
@@ -78,6 +80,25 @@ class EditingProcess:
     def highest(self) -> int:
         """The highest level that the job's edits read; inversions stop there."""
         return self.settings.reconstruction.highest_stored(self.schedule)
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do something on every rank of the group; where it fails on one, it fails on all.
+
+        A rank that went on alone would wait for ever for the others.
+
+        Raises:
+            RowError, TrajectoryDamaged: what the first rank that failed raised.
+        """
+        value: T | None = None
+        problem: Exception | None = None
+        try:
+            value = work()
+        except (RowError, TrajectoryDamaged) as error:
+            problem = error
+        for one in self.group.gather_objects(problem):
+            if one is not None:
+                raise one
+        return cast(T, value)
 
     def read(self, request: VideoRequest) -> tuple[Clip, str]:
         """The clip of a video, and the hash of the file that it comes from.

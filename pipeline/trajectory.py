@@ -148,13 +148,29 @@ class TrajectoryReader:
             raise IndexError(f"level {level} is not stored: there are 0..{self.index.highest}")
         if level not in self._entries:
             self._want(level)
-            values = self._ahead.pop(level).result()
-            if self.ranks > 1 and self.gather is not None:
-                values = self.gather(values, [self._count(r) for r in range(self.ranks)])
+            values = self._joined(self._ahead.pop(level))
             entry = values.reshape(self.index.shape).float()
             self._entries = {k: v for k, v in self._entries.items() if abs(k - level) <= 1}
             self._entries[level] = entry
         return self._entries[level]
+
+    def _joined(self, fetched: Future[Tensor]) -> Tensor:
+        """All values of a level. Damage in one rank's slice is raised on every rank."""
+        if self.ranks == 1 or self.gather is None:
+            return fetched.result()
+        counts = [self._count(rank) for rank in range(self.ranks)]
+        damage: TrajectoryDamaged | None = None
+        try:
+            values = fetched.result()
+        except TrajectoryDamaged as error:
+            damage, values = error, torch.zeros(counts[self.rank], dtype=DTYPES[self.index.dtype])
+        flagged = torch.cat([values, torch.tensor([damage is not None], dtype=values.dtype)])
+        slices = self.gather(flagged, [count + 1 for count in counts]).split(
+            [count + 1 for count in counts]
+        )
+        if damage or any(part[-1] for part in slices):
+            raise damage or TrajectoryDamaged(f"{self.folder.uri}: another rank's slice is damaged")
+        return torch.cat([part[:-1] for part in slices])
 
     def _want(self, level: int) -> None:
         for wanted in range(level, max(level - self.read_ahead, -1), -1):

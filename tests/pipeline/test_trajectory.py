@@ -68,8 +68,8 @@ def read_all(folder: Folder, key: str = "k", ranks: int = 1) -> tuple[Tensor, li
 
         def gather(values: Tensor, counts: list[int], rank: int = rank, own: list = own) -> Tensor:
             assert len(values) == counts[rank]
-            own.append(values)
-            return torch.zeros(sum(counts))
+            own.append(values[:-1])  # the last one says whether the rank's slice is damaged
+            return torch.zeros(sum(counts), dtype=values.dtype)
 
         with TrajectoryReader(folder, index, rank=rank, ranks=ranks, gather=gather) as reader:
             levels = [reader.entry(level) for level in range(index.highest, -1, -1)]
@@ -349,3 +349,19 @@ def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
 
 def test_there_are_thirty_ways_of_damage() -> None:
     assert len(DAMAGES) >= 30
+
+
+def test_damage_in_one_ranks_slice_is_raised_on_every_rank(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    index = store(folder, entries(), ranks=2)
+    flip(-1)(tmp_path)
+    sent: list[Tensor] = []
+    for rank in (1, 0):  # the second rank has the damage; the first learns of it
+
+        def gather(values: Tensor, counts: list[int]) -> Tensor:
+            sent.append(values)
+            return torch.cat([values, sent[0]]) if len(sent) > 1 else torch.cat([values, values])
+
+        reader = TrajectoryReader(folder, index, rank=rank, ranks=2, gather=gather)
+        with reader, pytest.raises(TrajectoryDamaged, match="altered|another rank's slice"):
+            reader.entry(LEVELS - 1)
