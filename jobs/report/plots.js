@@ -1,0 +1,126 @@
+"use strict";
+// The job's numbers: what stands at the head of the page, and the distributions beside it.
+
+const STATUS = { ok: "Done", failed: "Failed", quarantined: "Quarantined" };
+const statusName = (status) => STATUS[status] ?? status;
+
+/** How many edits have a status, in the order of STATUS. */
+function statusCounts() {
+  const counts = new Map(Object.keys(STATUS).map((status) => [status, 0]));
+  for (const [status, , n] of summary.states) counts.set(status, (counts.get(status) ?? 0) + n);
+  return [...counts].filter(([, n]) => n);
+}
+
+function showSummary() {
+  const facts = [count(summary.videos, "video"), count(summary.edits, "edit")];
+  if (summary.finished) facts.push(`finished ${summary.finished.replace(/:\d\d UTC/, " UTC")}`);
+  if (summary.retried) facts.push(`${count(summary.retried, "edit")} tried more than once`);
+  byId("headline").textContent = facts.join(" · ");
+  const done = statusCounts().find(([status]) => status === "ok")?.[1] ?? 0;
+  const work = Object.values(summary.timings).reduce((a, b) => a + b, 0);
+  const time = summary.gpuSeconds || work;
+  const forwards = Object.values(summary.forwards).reduce((a, b) => a + b, 0);
+  byId("stats").append(
+    tile("Edits done", `${whole.format(done)}`, ` of ${whole.format(summary.edits)}`, statusCounts()
+      .map(([status, n]) => [statusName(status), n, whole.format(n), status])),
+    tile(summary.gpuSeconds ? "GPU time" : "Work time", duration(time),
+      ` ${duration(time / summary.edits)} an edit`, Object.entries(summary.timings)
+        .map(([part, s]) => [part, s, duration(s)])),
+    tile("Forwards", whole.format(Math.round(forwards)), ` ${three.format(forwards / summary.edits)} an edit`,
+      Object.entries(summary.forwards).map(([kind, n]) => [kind, n, whole.format(Math.round(n))])),
+  );
+}
+
+/** A large number with the shares that it is made of: [name, size, text, status?] each. */
+function tile(title, number, rest, shares) {
+  const parts = shares.filter(([, size]) => size > 0);
+  return h("article.stat", {},
+    h("h2", {}, title),
+    h("p.number", {}, number, h("span.quiet", {}, rest)),
+    h("div.shares", { "aria-hidden": "true" }, parts.map(([, size, , status], i) =>
+      h("span", { class: status ?? `part-${i % 6}`, style: `flex-grow:${size}` }))),
+    h("ul.legend", {}, parts.map(([name, , text, status], i) =>
+      h("li", {}, h("i", { class: status ?? `part-${i % 6}`, "aria-hidden": "true" }), `${name} `,
+        h("b", {}, text)))));
+}
+
+function showSettings() {
+  if (!summary.settings.length) return;
+  byId("settings").append(h("h2", {}, "Job"), ...summary.settings.map(([section, pairs]) =>
+    h("details.setting", {}, h("summary", {}, section),
+      h("dl", {}, pairs.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])))));
+}
+
+function showPlots(choose) {
+  let group = null;
+  for (const metric of METRICS) {
+    if (metric.group !== group) byId("plots").append(h("h3", {}, (group = metric.group)));
+    if (metric.bars) byId("plots").append(metric.bars.length > 1 ? plot(metric, choose) : same(metric));
+  }
+}
+
+const heading = ({ label, unit }, readout) => h("figcaption", {},
+  h("span", {}, label, unit && h("span.unit", {}, ` ${unit}`)), readout);
+
+/** In place of a histogram where all edits have one value. */
+const same = (metric) => h("figure.plot", { title: metric.about },
+  heading(metric, h("span.small.quiet", {}, `all ${plain(metric.median, metric.unit)}`)));
+
+/** A histogram whose bars can be chosen, by mouse or by arrow keys and Enter. */
+function plot(metric, choose) {
+  const { key, label, unit, bars, edges } = metric;
+  const svg = histogram(metric);
+  const readout = h("p.readout.small.quiet", { "aria-hidden": "true" });
+  const rest = `median ${plain(metric.median, unit)}`;
+  const name = (i) => `${plain(i ? edges[i] : metric.low, unit)} to ` +
+    `${plain(i < bars.length - 1 ? edges[i + 1] : metric.high, unit)}: ${count(bars[i], "edit")}`;
+  let current = -1;
+  const point = (i) => {
+    current = i;
+    options.forEach((option, j) => option.classList.toggle("current", i === j));
+    readout.textContent = i < 0 ? rest : name(i);
+    if (i < 0) svg.removeAttribute("aria-activedescendant");
+    else svg.setAttribute("aria-activedescendant", options[i].id);
+  };
+  // first and last bars are open: stray values beyond the edges count there
+  const pick = (i) => choose(key, i ? edges[i] : -Infinity,
+    i < bars.length - 1 ? edges[i + 1] : Infinity);
+  const options = bars.map((n, i) => h("rect.hit", {
+    id: `bar-${key}-${i}`, role: "option", "aria-label": name(i), "aria-selected": "false",
+    x: i, y: 0, width: 1, height: 1, onclick: () => pick(i), onpointerenter: () => point(i),
+  }));
+  svg.append(...options);
+  for (const [name, value] of Object.entries({
+    role: "listbox", tabindex: 0, "aria-label": `${label}, distribution; choose a bar to filter`,
+  })) svg.setAttribute(name, value);
+  svg.addEventListener("pointerleave", () => point(-1));
+  svg.addEventListener("blur", () => point(-1));
+  svg.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step) point(Math.min(bars.length - 1, Math.max(0, current + step)));
+    else if (["Enter", " "].includes(event.key) && current >= 0) pick(current);
+    else return;
+    event.preventDefault();
+  });
+  point(-1);
+  return h("figure.plot", { "data-metric": key, title: metric.about },
+    heading(metric, readout), svg,
+    h("p.ends.small.quiet", {}, h("span", {}, plain(metric.low, unit)),
+      h("span", {}, plain(metric.high, unit))));
+}
+
+/** The bars of a metric, with a line at a value if one is given. */
+function histogram({ bars, edges }, value = null) {
+  const most = Math.max(...bars);
+  const svg = h("svg.histogram", { viewBox: `0 0 ${bars.length} 1`, preserveAspectRatio: "none" });
+  svg.append(...bars.map((n, i) => {
+    const height = n ? Math.max(n / most, 0.03) : 0;
+    return h("rect.bar", { x: i + 0.08, y: 1 - height, width: 0.84, height });
+  }));
+  if (value != null) {
+    const share = (value - edges[0]) / (edges.at(-1) - edges[0]);
+    const x = Math.min(1, Math.max(0, share)) * bars.length;
+    svg.append(h("line.marker", { x1: x, x2: x, y1: 0, y2: 1, "vector-effect": "non-scaling-stroke" }));
+  }
+  return svg;
+}
