@@ -21,14 +21,15 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs
 
-from cluster import quiet  # noqa: F401 - before Ray, which reads it when it is imported
+from cluster import quiet  # before Ray, which reads its settings when it is imported
 
 import ray  # isort: skip
 import ray.data  # isort: skip
 
 from cluster.check import CheckRows
 from cluster.garbage import collect_garbage
-from cluster.job import Job
+from cluster.job import CannotRun, Job
+from cluster.ranks import GroupCannotStart, RankGroupFailed
 from cluster.results import Keys, ResultWriter, compact
 from cluster.settings import GroupSettings
 from cluster.stages import EncodePrompts, FanOut, InvertVideos, ReconstructEdits
@@ -53,10 +54,6 @@ class Counts:
     errors: dict[str, int] = field(default_factory=dict)
 
 
-class ClusterTooSmall(RuntimeError):
-    """The cluster does not have what the job asks for, so it would wait for ever."""
-
-
 def run(
     job: Job,
     done: Keys,
@@ -71,7 +68,7 @@ def run(
         on_progress: called about five times a second, in this thread.
 
     Raises:
-        ClusterTooSmall: before anything runs.
+        CannotRun: the cluster is too small, or the ranks of a group cannot work at all.
     """
     device = start_ray(job)
     configure(job)
@@ -165,13 +162,14 @@ def start_ray(job: Job) -> str:
         logging.getLogger(name).setLevel(logging.ERROR)
     if not ray.is_initialized():
         local = not os.environ.get("RAY_ADDRESS")
-        ray.init(
-            num_cpus=max(os.cpu_count() or 1, wanted) if local else None,
-            include_dashboard=False if local else None,
-            log_to_driver=False,
-            configure_logging=False,
-            logging_level=logging.ERROR,
-        )
+        with quiet.held_back():
+            ray.init(
+                num_cpus=max(os.cpu_count() or 1, wanted) if local else None,
+                include_dashboard=False if local else None,
+                log_to_driver=False,
+                configure_logging=False,
+                logging_level=logging.ERROR,
+            )
     have = ray.cluster_resources()
     device = job.cluster.device
     if device == "auto":
@@ -179,7 +177,7 @@ def start_ray(job: Job) -> str:
     needed = {"GPU": _ranks(job) + ENCODER.gpus} if device == "gpu" else {"CPU": wanted}
     for name, count in needed.items():
         if have.get(name, 0) < count:
-            raise ClusterTooSmall(
+            raise CannotRun(
                 f"the job's groups need {count} {name}s (inversion "
                 f"{job.cluster.inversion.groups} x {job.cluster.inversion.gpus}, reconstruction "
                 f"{job.cluster.reconstruction.groups} x {job.cluster.reconstruction.gpus}, prompts "
@@ -278,8 +276,18 @@ def _ticks(
         if table is None:
             return
         if isinstance(table, BaseException):
-            raise table
+            raise _explained(table)
         yield table
+
+
+def _explained(error: BaseException) -> BaseException:
+    """What a stage's refusal to work looks like once Ray has wrapped it, unwrapped."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, GroupCannotStart | RankGroupFailed):
+            return CannotRun(f"a rank group could not start: {cause}")
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return error
 
 
 def _count(counts: Counts, table: pa.Table) -> None:

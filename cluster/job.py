@@ -25,6 +25,10 @@ NOT_IN_FINGERPRINT = {
 }
 
 
+class CannotRun(Exception):
+    """The job cannot run on this cluster; the text says what is missing and the way out."""
+
+
 @dataclass(frozen=True)
 class Job:
     """All that a run needs.

@@ -87,7 +87,7 @@ def _editing_handler(settings: Any, start: Mapping[str, Any]) -> Handler:
     from pipeline.requests import EditRequest, Inverted, VideoRequest
 
     device = _device(start["device"])
-    process = EditingProcess(settings, device, _group(start["degrees"], device))
+    process = EditingProcess(settings, device, _group(settings, start["degrees"], device))
     torch.set_grad_enabled(False)
 
     def handle(message: Mapping[str, Any]) -> Any:
@@ -122,14 +122,19 @@ def _prompt_handler(settings: Any, kind: str) -> Handler:
     return handle
 
 
-def _group(degrees: Mapping[str, int], device: Any) -> Any:
-    if int(os.environ["WORLD_SIZE"]) == 1:
-        from pipeline.transformer import OneRank
-
-        return OneRank()
+def _group(settings: Any, asked: Mapping[str, Any], device: Any) -> Any:
+    """Join this rank's group, `ulysses: auto` made a degree that the checkpoint allows."""
+    from pipeline.checkpoint import open_checkpoint
+    from pipeline.degrees import Degrees, choose_degrees
     from pipeline.parallel import start
 
-    return start(**degrees, device=device)
+    ring, cfg = asked["ring"], asked["cfg"]
+    if asked["ulysses"] == "auto":
+        info = open_checkpoint(settings.checkpoint)
+        degrees = choose_degrees(info, gpus=int(os.environ["WORLD_SIZE"]), ring=ring, cfg=cfg)
+    else:
+        degrees = Degrees(asked["ulysses"], ring, cfg)
+    return start(**asdict(degrees), device=device)
 
 
 def _device(kind: str) -> Any:

@@ -28,6 +28,8 @@ CHANNEL = "RETAKE_CHANNEL"
 """The environment variable that tells a rank which file descriptor is its socket."""
 
 LOG_TAIL_BYTES = 2000
+AGREE_S = 30.0
+"""When one rank answers with an error the others have this long to answer too."""
 CLOSE_S = 5.0
 """A rank that does not end by itself in this time is killed."""
 READ_BYTES = 1 << 16
@@ -93,6 +95,9 @@ class RankGroup:
 
     def request(self, message: Mapping[str, Any], deadline_s: float) -> list[dict[str, Any]]:
         """Send a request to all ranks, started first where there are none; one answer each.
+
+        Where one rank fails and the others do not answer, its error alone is the answer, and the
+        next request starts another group.
 
         Raises:
             RankDied, DeadlinePassed: the group is gone; the next request starts another one.
@@ -176,6 +181,10 @@ class RankGroup:
                 selector.register(rank.channel, selectors.EVENT_READ, number)
             while len(answers) < len(self._ranks):
                 ready = selector.select(max(0.0, until - time.monotonic()))
+                failed = next((a for a in answers.values() if "error_code" in a), None)
+                if failed and not ready and time.monotonic() >= until:
+                    self.close()  # the others wait in a collective for the one that failed
+                    return [failed]
                 if not ready and time.monotonic() >= until:
                     late = [n for n in range(self.ranks) if n not in answers]
                     raise DeadlinePassed(
@@ -188,6 +197,8 @@ class RankGroup:
                     if "refusal" in answer:
                         raise GroupCannotStart(answer["refusal"])
                     answers[key.data] = answer
+                    if "error_code" in answer:
+                        until = min(until, time.monotonic() + AGREE_S)
                     selector.unregister(key.fileobj)
         return [answers[number] for number in range(self.ranks)]
 

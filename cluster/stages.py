@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from cluster.job import Job
-from cluster.ranks import DeadlinePassed, RankGroup, RankGroupFailed, rank_command
+from cluster.ranks import DeadlinePassed, GroupCannotStart, RankGroup, RankGroupFailed, rank_command
 from cluster.results import METRICS, SCHEMA, TIMINGS
 from cluster.settings import GroupSettings
 from cluster.work import WORK, Row, rebuilt
@@ -60,7 +60,13 @@ class GroupStage:
             start_deadline_s=job.cluster.start_deadline_s,
             environment=rank_environment(device, threads),
         )
-        self.group.start()
+        # An exception here would reach the driver as text, after tries of Ray's own: it waits for
+        # the first row.
+        self.broken: Exception | None = None
+        try:
+            self.group.start()
+        except (GroupCannotStart, RankGroupFailed) as error:
+            self.broken = error
 
     def ask(self, message: Row) -> tuple[Row, int]:
         """The group's answer to a request, and how often it was tried.
@@ -68,6 +74,8 @@ class GroupStage:
         A group that dies or hangs is rebuilt and asked again, `retries` times; then the answer is
         an error that quarantines the row.
         """
+        if self.broken:
+            raise self.broken
         tries = 0
         while True:
             tries += 1

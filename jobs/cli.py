@@ -203,13 +203,14 @@ def main() -> None:
 
 def _reported(work: Callable[[], int]) -> int:
     """Run a command; a problem that a user can mend is a message, not a traceback."""
+    from cluster.job import CannotRun
     from jobs.manifest import ManifestError
     from jobs.sources import ConvertError
     from jobs.spec import JobError
 
     try:
         return work()
-    except (JobError, ManifestError, ConvertError) as error:
+    except (JobError, ManifestError, ConvertError, CannotRun) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)

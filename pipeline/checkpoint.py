@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.settings import Precision
@@ -31,8 +31,7 @@ CONFIGS = (
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",
 )
-FINGERPRINT_SAMPLES = 64
-FINGERPRINT_SAMPLE_BYTES = 4096
+SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -228,7 +227,10 @@ def _local_folder(uri: str, cache: Path) -> Path:
         return Path(uri)
     if uri.startswith("pkg://"):
         package, _, inside = uri.removeprefix("pkg://").partition("/")
-        return Path(str(importlib.resources.files(package))) / inside
+        try:
+            return Path(str(importlib.resources.files(package))) / inside
+        except ModuleNotFoundError as error:
+            raise UnsupportedCheckpoint(f"checkpoint {uri!r}: {error}") from error
     if "://" in uri:
         return _copy_from_storage(uri, cache)
     if uri.count("/") == 1 and not uri.startswith((".", "/", "~")):
@@ -261,9 +263,8 @@ def _copy_from_storage(uri: str, cache: Path) -> Path:
         listing = {}
     if not listing:
         raise UnsupportedCheckpoint(f"checkpoint {uri!r}: there is no such folder")
-    state = sorted(
-        (n, i.get("size"), str(i.get("ETag") or i.get("mtime") or "")) for n, i in listing.items()
-    )
+    versions = ("size", "ETag", "etag", "mtime", "created")  # as S3, GCS, files and memory say it
+    state = sorted((n, *(str(i.get(key)) for key in versions)) for n, i in listing.items())
     target = cache / "checkpoints" / hashlib.sha256(repr((uri, state)).encode()).hexdigest()[:16]
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -282,10 +283,10 @@ def _copy_from_storage(uri: str, cache: Path) -> Path:
 
 
 def _fingerprint(path: Path) -> str:
-    """Hash the configurations whole and the weights by their size and evenly spaced samples.
+    """Hash the configurations whole, and of the weights a sample of every tensor.
 
-    Reading 20 GB to name a checkpoint would cost minutes for each job; fine-tuning moves nearly
-    every weight, so 64 samples of 4 KiB for each file tell two checkpoints apart.
+    Reading 20 GB to name a checkpoint would cost minutes for each job. Fine-tuning moves nearly
+    every value of each tensor that it trains, but it may train a few small ones only.
     """
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
@@ -298,7 +299,27 @@ def _fingerprint(path: Path) -> str:
             if file.suffix != ".safetensors":
                 digest.update(stream.read())
                 continue
-            for i in range(FINGERPRINT_SAMPLES):
-                stream.seek(i * max(0, size - FINGERPRINT_SAMPLE_BYTES) // FINGERPRINT_SAMPLES)
-                digest.update(stream.read(FINGERPRINT_SAMPLE_BYTES))
+            try:
+                for sample in _samples(stream, size):
+                    digest.update(sample)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UnsupportedCheckpoint(
+                    f"{file} is no safetensors file ({error}); where it is a pointer of Git LFS, "
+                    "fetch the weights with `git lfs pull`"
+                ) from error
     return digest.hexdigest()[:16]
+
+
+def _samples(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    """The header of a safetensors file, then the middle of each tensor, up to `SAMPLE_BYTES`."""
+    length = int.from_bytes(stream.read(8), "little")
+    if not 0 < length < size:
+        raise ValueError("its first 8 bytes are not the length of a header")
+    header = stream.read(length)
+    yield header
+    for name, entry in sorted(json.loads(header).items()):
+        if name != "__metadata__":
+            first, last = entry["data_offsets"]
+            middle = max(first, (first + last - SAMPLE_BYTES) // 2)
+            stream.seek(8 + length + middle)
+            yield stream.read(min(SAMPLE_BYTES, last - middle))

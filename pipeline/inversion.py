@@ -26,7 +26,7 @@ from pipeline.schedule import Level, Schedule, ScriptSchedule, Velocity, move
 from pipeline.settings import Inversion
 
 SINGULAR_COSINE = 1e-3
-"""Below this cos(d) the implicit equation no longer determines x_t (a single step up to alpha 0)."""
+"""Below this cos(d) the implicit equation no longer determines x_t (one step up to alpha 0)."""
 
 
 def invert(

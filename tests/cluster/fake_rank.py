@@ -54,7 +54,8 @@ def prepare(start):
     def handle(message):
         if "video" in message:
             return a_row(message)
-        op = message["op"] if message.get("rank", os.environ["RANK"]) == os.environ["RANK"] else ""
+        mine = message.get("rank", os.environ["RANK"]) == os.environ["RANK"]
+        op = message["op"] if mine else message.get("others", "")
         if op == "die":
             print("these are my last words", file=sys.stderr)
             os.kill(os.getpid(), signal.SIGKILL)

@@ -91,6 +91,16 @@ def test_an_error_of_a_row_is_an_answer_and_the_ranks_live_on(
     assert group.starts == 1
 
 
+def test_the_error_of_one_rank_is_the_answer_where_the_others_wait_for_it(
+    group: RankGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.ranks.AGREE_S", 0.5)
+    (answer,) = group.request({"op": "row error", "others": "hang", "rank": "1"}, 60)
+    assert answer["error_code"] == "video_too_short"
+    assert group.pids() == []
+    assert len(group.request({"op": "echo"}, 30)) == 2
+
+
 def test_a_rank_that_cannot_work_says_why() -> None:
     group = a_group(refuse="no such checkpoint")
     with pytest.raises(GroupCannotStart, match="no such checkpoint"):

@@ -1,10 +1,11 @@
 """The main job, whole: Ray Data, rank processes, stored trajectories, results.
 
-The embedded checkpoint runs with few steps on small clips here: what counts is what is done, what is
-refused and what is written, not how the edits look.
+The embedded checkpoint runs with few steps on small clips here: what counts is what is done, what
+is refused and what is written, not how the edits look.
 """
 
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+import jobs.demo
 from cluster.results import read_parts
 from jobs.cli import EXIT_CANNOT_RUN, EXIT_DONE, EXIT_SOME_FAILED, execute
 from jobs.manifest import write_manifest
@@ -34,8 +36,10 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> Iterator[None]:
     """One local cluster for all jobs of the session."""
-    import ray
+    from cluster import quiet  # noqa: F401
+    import ray  # isort: skip
 
+    ray.init(num_cpus=10, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -175,6 +179,28 @@ def test_a_job_that_cannot_run_is_refused_with_every_problem(
     assert not list((tmp_path / "out").glob("**/*.parquet"))
 
 
+def test_a_checkpoint_that_does_not_load_ends_the_job_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(Path(jobs.demo.__file__).parent / "checkpoint", checkpoint)
+    config = checkpoint / "vae/config.json"
+    config.write_text(config.read_text().replace("CogVideoXDownBlock3D", "NoSuchBlock3D"))
+    rows = [a_row(a_video(tmp_path / "a.mp4"), "red")]
+    assert run(tmp_path, rows, checkpoint=str(checkpoint)) == EXIT_CANNOT_RUN
+    said = capsys.readouterr().err
+    assert "a rank group could not start" in said
+    assert "NoSuchBlock3D" in said
+
+
+def test_a_cluster_that_is_too_small_is_refused_with_the_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [a_row(a_video(tmp_path / "a.mp4"), "red")]
+    assert run(tmp_path, rows, cluster={"inversion": {"groups": 90}}) == EXIT_CANNOT_RUN
+    assert "need 94 CPUs (inversion 90 x 1, reconstruction 1 x 1" in capsys.readouterr().err
+
+
 def test_a_size_that_the_model_cannot_take_is_refused_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,3 +224,23 @@ def test_the_same_seed_makes_the_same_bytes_and_another_seed_does_not(tmp_path: 
         made.append((folder / "out/edits/a/red.mp4").read_bytes)
     assert made[0]() == made[1]()
     assert made[0]() != made[2]()
+
+
+@pytest.mark.distributed
+def test_two_ranks_make_the_edits_of_one(tmp_path: Path) -> None:
+    pair = {"gpus": 2, "ulysses": 2}
+    shown = {}
+    for name, cluster in (("one", {}), ("two", {"inversion": pair, "reconstruction": pair})):
+        folder = tmp_path / name
+        rows = [a_row(a_video(folder / "a.mp4"), "red", "blue", video_id="a")]
+        assert run(folder, rows, cluster=cluster) == EXIT_DONE
+        made = results(folder)
+        shards = list((folder / "out/trajectories" / made["a", "red"]["trajectory"]).glob("shard*"))
+        assert len(shards) == (1 if name == "one" else 2)
+        shown[name] = [
+            torch.stack([torch.from_numpy(f.to_ndarray(format="rgb24")) for f in file.decode()])
+            for edit in ("red", "blue")
+            for file in [av.open(str(folder / "out" / made["a", edit]["output"]))]
+        ]
+    for one, two in zip(shown["one"], shown["two"], strict=True):
+        assert (one.int() - two.int()).abs().max() <= 2
