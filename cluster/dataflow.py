@@ -29,7 +29,6 @@ import ray.data  # isort: skip
 from cluster.check import CheckRows
 from cluster.garbage import collect_garbage
 from cluster.job import CannotRun, Job
-from cluster.ranks import GroupCannotStart, RankGroupFailed
 from cluster.results import Keys, ResultWriter, compact
 from cluster.settings import GroupSettings
 from cluster.stages import EncodePrompts, FanOut, InvertVideos, ReconstructEdits
@@ -91,6 +90,10 @@ def run(
                 writer.write(pending)
                 pending, flushed = [], time.monotonic()
             on_progress(counts)
+    except Exception as error:
+        if reason := ray.get(tally.broken.remote()):
+            raise CannotRun(f"a rank group could not start: {reason}") from error
+        raise
     finally:
         if pending:
             writer.write(pending)
@@ -110,9 +113,7 @@ def graph(
     paths = [fsspec.core.url_to_fs(uri)[1] for uri in job.files]
     filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
 
-    def progress(what: str, count: int) -> None:
-        tally.add.remote(what, count)
-
+    report = DriverReport(tally)
     cluster = job.cluster
     rows = ray.data.read_parquet(paths, filesystem=filesystem, partitioning=None)
     rows = _stage(rows, CheckRows, (job, done, repeated), batch_size=None)
@@ -121,7 +122,7 @@ def graph(
     rows = _stage(
         rows,
         EncodePrompts,
-        (job, ENCODER, device, cluster.inversion_deadline_s, threads(job)),
+        (job, report, ENCODER, device, cluster.inversion_deadline_s, threads(job)),
         batch_size=None,
         resources=_resources(ENCODER, device),
     )
@@ -129,7 +130,7 @@ def graph(
     rows = _stage(
         rows,
         InvertVideos,
-        (job, progress, cluster.inversion, device, cluster.inversion_deadline_s, threads(job)),
+        (job, report, cluster.inversion, device, cluster.inversion_deadline_s, threads(job)),
         groups=cluster.inversion.groups,
         resources=_resources(cluster.inversion, device),
     )
@@ -140,7 +141,7 @@ def graph(
         ReconstructEdits,
         (
             job,
-            progress,
+            report,
             cluster.reconstruction,
             device,
             cluster.reconstruction_deadline_s,
@@ -159,7 +160,7 @@ def start_ray(job: Job) -> str:
     """
     wanted = 2 + _ranks(job) + ENCODER.gpus
     for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if not ray.is_initialized():
         local = not os.environ.get("RAY_ADDRESS")
         with quiet.held_back():
@@ -168,7 +169,7 @@ def start_ray(job: Job) -> str:
                 include_dashboard=False if local else None,
                 log_to_driver=False,
                 configure_logging=False,
-                logging_level=logging.ERROR,
+                logging_level=logging.CRITICAL,
             )
     have = ray.cluster_resources()
     device = job.cluster.device
@@ -205,16 +206,36 @@ def threads(job: Job) -> int:
 
 
 class Tally:
-    """Counts what the stages report, for the display; results do not depend on it."""
+    """An actor that holds what the stages report to the driver; results do not depend on it."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
+        self.videos = 0
+        self.reason = ""
 
-    def add(self, what: str, count: int) -> None:
-        self.counts[what] = self.counts.get(what, 0) + count
+    def add(self, videos: int) -> None:
+        self.videos += videos
 
     def inverted(self) -> int:
-        return self.counts.get("inverted", 0)
+        return self.videos
+
+    def set_reason(self, reason: str) -> None:
+        self.reason = reason
+
+    def broken(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True)
+class DriverReport:
+    """A `cluster.stages.Report` to the driver through its `Tally`."""
+
+    tally: Any
+
+    def inverted(self, videos: int) -> None:
+        self.tally.add.remote(videos)
+
+    def broken(self, reason: str) -> None:
+        ray.get(self.tally.set_reason.remote(reason))
 
 
 def _ranks(job: Job) -> int:
@@ -276,18 +297,8 @@ def _ticks(
         if table is None:
             return
         if isinstance(table, BaseException):
-            raise _explained(table)
+            raise table
         yield table
-
-
-def _explained(error: BaseException) -> BaseException:
-    """What a stage's refusal to work looks like once Ray has wrapped it, unwrapped."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, GroupCannotStart | RankGroupFailed):
-            return CannotRun(f"a rank group could not start: {cause}")
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return error
 
 
 def _count(counts: Counts, table: pa.Table) -> None:

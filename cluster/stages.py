@@ -8,10 +8,9 @@ failed one passes the later stages to the results.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -23,8 +22,15 @@ from cluster.work import WORK, Row, rebuilt
 from pipeline.errors import ErrorCode
 from pipeline.storage import Folder
 
-Progress = Callable[[str, int], None]
-"""Told (what, how many) as work is done: `inverted`, `edited`, `failed`."""
+
+class Report(Protocol):
+    """What the stages tell the driver beside their rows."""
+
+    def inverted(self, videos: int) -> None:
+        """So many videos were inverted, or found inverted."""
+
+    def broken(self, reason: str) -> None:
+        """The stage's ranks cannot work at all: the job is going to fail for this reason."""
 
 
 class GroupStage:
@@ -32,21 +38,25 @@ class GroupStage:
 
     Args:
         work: `edits` or `prompts`: what the ranks load.
-        gpus: N; on CPU each rank is a process without one.
+        report: tells the driver.
+        settings: of the group.
+        device: `cpu` or `gpu`.
         deadline_s: for one request.
         threads: of each rank on CPU.
     """
 
     def __init__(
         self,
-        job: Job,
         work: str,
+        job: Job,
+        report: Report,
         settings: GroupSettings,
         device: str,
         deadline_s: float,
         threads: int,
     ) -> None:
         self.job, self.settings, self.deadline_s = job, settings, deadline_s
+        self.report = report
         degrees = {"ulysses": settings.ulysses, "ring": settings.ring, "cfg": settings.cfg}
         self.group = RankGroup(
             rank_command(),
@@ -75,6 +85,7 @@ class GroupStage:
         an error that quarantines the row.
         """
         if self.broken:
+            self.report.broken(str(self.broken))
             raise self.broken
         tries = 0
         while True:
@@ -95,8 +106,8 @@ class GroupStage:
 class EncodePrompts(GroupStage):
     """Has every distinct prompt of a block encoded, where storage does not hold it yet."""
 
-    def __init__(self, job: Job, *args: Any) -> None:
-        super().__init__(job, "prompts", *args)
+    def __init__(self, *args: Any) -> None:
+        super().__init__("prompts", *args)
         self.encoded: set[str] = set()
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -119,9 +130,8 @@ class EncodePrompts(GroupStage):
 class InvertVideos(GroupStage):
     """Inverts each row's video once, or finds its trajectory stored."""
 
-    def __init__(self, job: Job, progress: Progress, *args: Any) -> None:
-        super().__init__(job, "edits", *args)
-        self.progress = progress
+    def __init__(self, *args: Any) -> None:
+        super().__init__("edits", *args)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = [self._invert(row) for row in table.to_pylist()]
@@ -134,7 +144,7 @@ class InvertVideos(GroupStage):
         row = {**row, "attempts": tries}
         if "error_code" in answer:
             return self.failed(row, answer)
-        self.progress("inverted", 1)
+        self.report.inverted(1)
         return {**row, "inverted": json.dumps(answer["result"])}
 
 
@@ -170,9 +180,8 @@ class FanOut:
 class ReconstructEdits(GroupStage):
     """Makes the edits of a unit, and turns every row into its results."""
 
-    def __init__(self, job: Job, progress: Progress, *args: Any) -> None:
-        super().__init__(job, "edits", *args)
-        self.progress = progress
+    def __init__(self, *args: Any) -> None:
+        super().__init__("edits", *args)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         results, origins = [], []
@@ -180,9 +189,6 @@ class ReconstructEdits(GroupStage):
             made = self._results(row)
             results.extend(made)
             origins.extend([origin] * len(made))
-            done = sum(result["status"] == "ok" for result in made)
-            self.progress("edited", done)
-            self.progress("failed", len(made) - done)
         return rebuilt(table, results, origins, SCHEMA)
 
     def _results(self, row: Row) -> list[Row]:

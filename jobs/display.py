@@ -49,7 +49,7 @@ class Progress:
             self.console.print(text, soft_wrap=True, highlight=False)
 
     def line(self, counts: Counts) -> str:
-        elapsed = time.monotonic() - self.started
+        elapsed = max(1e-6, time.monotonic() - self.started)
         finished = counts.edited + counts.failed
         left = max(0, self.edits - finished)
         rate = finished / elapsed if finished else 0.0

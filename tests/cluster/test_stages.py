@@ -52,6 +52,16 @@ def checked(
     return CheckRows(job or a_job(), done or Keys.of([]), {})(pa.Table.from_pylist(rows))
 
 
+class Told:
+    """A report that nobody reads."""
+
+    def inverted(self, videos: int) -> None:
+        pass
+
+    def broken(self, reason: str) -> None:
+        pass
+
+
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Makes a stage whose ranks are the fake ones."""
@@ -59,7 +69,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     made = []
 
     def make(kind: type, job: Job, *, deadline_s: float = 60) -> Any:
-        one = kind(job, lambda what, count: None, GROUP, "cpu", deadline_s, 1)
+        one = kind(job, Told(), GROUP, "cpu", deadline_s, 1)
         made.append(one)
         return one
 

@@ -190,7 +190,7 @@ def test_a_checkpoint_that_does_not_load_ends_the_job_with_its_reason(
     assert run(tmp_path, rows, checkpoint=str(checkpoint)) == EXIT_CANNOT_RUN
     said = capsys.readouterr().err
     assert "a rank group could not start" in said
-    assert "NoSuchBlock3D" in said
+    assert "down_block_type" in said
 
 
 def test_a_cluster_that_is_too_small_is_refused_with_the_numbers(
