@@ -52,13 +52,19 @@ def edit_video(
         for name, count in asdict(process.model.forwards).items()
     }
     shared = {part: seconds / len(edits) for part, seconds in timer.seconds.items()}
-    finished = []
-    for wanted, edit, x in zip(requests, edits, made.latents, strict=True):
+
+    def finish(place: int) -> Reconstructed:
         own = Timer(process.device, dict(shared))
+        wanted, edit, x = requests[place], edits[place], made.latents[place]
         result = _finish(process, request, inverted, wanted, edit, x, source, own)
         result.metrics["largest_residual"] = made.largest_residual
-        finished.append(replace(result, forwards=forwards, timings=own.seconds))
-    return finished
+        return replace(result, forwards=forwards, timings=own.seconds)
+
+    # Every rank holds the latents whole: each decodes and writes its own share of the edits.
+    rank, ranks = process.group.rank, process.group.ranks
+    shares = process.together(lambda: [finish(i) for i in range(rank, len(edits), ranks)])
+    every = process.group.gather_objects(shares)
+    return [every[place % ranks][place // ranks] for place in range(len(edits))]
 
 
 def edit_output(video_id: str, edit_id: str) -> str:
@@ -131,9 +137,8 @@ def _finish(
     clipped = metrics.clipped_fraction(frames)
     frames = frames.clamp(0, 1)
     output = edit_output(request.video_id, wanted.edit_id)
-    if process.group.rank == 0:
-        with timer("write"):
-            process.write_clip(output, to_uint8(frames), inverted.fps)
+    with timer("write"):
+        process.write_clip(output, to_uint8(frames), inverted.fps)
     certificate: dict[str, float | None] = {
         **inverted.certificate,
         "clipped_fraction": clipped,
