@@ -8,8 +8,6 @@ pool gets work. The driver takes finished rows as they come and stores them in b
 
 from __future__ import annotations
 
-import logging
-import os
 import queue
 import threading
 import time
@@ -21,7 +19,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs
 
-from cluster import quiet  # before Ray, which reads its settings when it is imported
+from cluster import quiet  # noqa: F401 - before Ray, which reads it when it is imported
 
 import ray  # isort: skip
 import ray.data  # isort: skip
@@ -29,6 +27,7 @@ import ray.data  # isort: skip
 from cluster.check import CheckRows
 from cluster.garbage import collect_garbage
 from cluster.job import CannotRun, Job
+from cluster.placement import Placement, configure, start_ray, threads
 from cluster.results import Keys, ResultWriter, compact
 from cluster.settings import GroupSettings
 from cluster.stages import EncodePrompts, FanOut, InvertVideos, ReconstructEdits
@@ -69,13 +68,13 @@ def run(
     Raises:
         CannotRun: the cluster is too small, or the ranks of a group cannot work at all.
     """
-    device = start_ray(job)
+    placement = start_ray(job)
     configure(job)
     tally = ray.remote(num_cpus=0)(Tally).remote()
     writer = ResultWriter(Folder(job.editing.output), job.run)
     counts = Counts()
     finished: queue.SimpleQueue[pa.Table | BaseException | None] = queue.SimpleQueue()
-    dataset = graph(job, done, repeated, device, tally)
+    dataset = graph(job, done, repeated, placement, tally)
     threading.Thread(target=_consume, args=(dataset, finished), daemon=True).start()
     pending: list[pa.Table] = []
     flushed = time.monotonic()
@@ -106,7 +105,7 @@ def run(
 
 
 def graph(
-    job: Job, done: Keys, repeated: Mapping[str, str], device: str, tally: Any
+    job: Job, done: Keys, repeated: Mapping[str, str], placement: Placement, tally: Any
 ) -> ray.data.Dataset:
     """The lazy dataset of a job's result rows."""
     fs = fsspec.core.url_to_fs(job.files[0])[0]
@@ -114,7 +113,8 @@ def graph(
     filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
 
     report = DriverReport(tally)
-    cluster = job.cluster
+    cluster, device = job.cluster, placement.device
+    prompt_device = device if cluster.prompts.gpus else "cpu"
     rows = ray.data.read_parquet(paths, filesystem=filesystem, partitioning=None)
     rows = _stage(rows, CheckRows, (job, done, repeated), batch_size=None)
     # A block of the manifest can hold 10^5 rows: encoding them all would hold the first video up.
@@ -122,9 +122,10 @@ def graph(
     rows = _stage(
         rows,
         EncodePrompts,
-        (job, report, ENCODER, device, cluster.inversion_deadline_s, threads(job)),
+        (job, report, ENCODER, prompt_device, cluster.inversion_deadline_s, threads(job)),
         batch_size=None,
-        resources=_resources(ENCODER, device),
+        groups=cluster.prompts.groups,
+        resources={"num_gpus": 1} if prompt_device == "gpu" else {"num_cpus": 1},
     )
     rows = _one_row_a_block(rows)
     rows = _stage(
@@ -132,7 +133,7 @@ def graph(
         InvertVideos,
         (job, report, cluster.inversion, device, cluster.inversion_deadline_s, threads(job)),
         groups=cluster.inversion.groups,
-        resources=_resources(cluster.inversion, device),
+        resources=placement.of(cluster.inversion),
     )
     rows = _stage(rows, FanOut, (job,))
     rows = _one_row_a_block(rows)
@@ -148,61 +149,8 @@ def graph(
             threads(job),
         ),
         groups=cluster.reconstruction.groups,
-        resources=_resources(cluster.reconstruction, device),
+        resources=placement.of(cluster.reconstruction),
     )
-
-
-def start_ray(job: Job) -> str:
-    """Connect to the cluster, or start one here; returns the device that the job runs on.
-
-    A local cluster is given as many CPU slots as the job's actors reserve: they are processes that
-    take turns on however many cores there are, and Ray would wait for ever for slots it lacks.
-    """
-    wanted = 2 + _ranks(job) + ENCODER.gpus
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    if not ray.is_initialized():
-        local = not os.environ.get("RAY_ADDRESS")
-        with quiet.held_back():
-            ray.init(
-                num_cpus=max(os.cpu_count() or 1, wanted) if local else None,
-                include_dashboard=False if local else None,
-                log_to_driver=False,
-                configure_logging=False,
-                logging_level=logging.CRITICAL,
-            )
-    have = ray.cluster_resources()
-    device = job.cluster.device
-    if device == "auto":
-        device = "gpu" if have.get("GPU") else "cpu"
-    needed = {"GPU": _ranks(job) + ENCODER.gpus} if device == "gpu" else {"CPU": wanted}
-    for name, count in needed.items():
-        if have.get(name, 0) < count:
-            raise CannotRun(
-                f"the job's groups need {count} {name}s (inversion "
-                f"{job.cluster.inversion.groups} x {job.cluster.inversion.gpus}, reconstruction "
-                f"{job.cluster.reconstruction.groups} x {job.cluster.reconstruction.gpus}, prompts "
-                f"1); the cluster has {have.get(name, 0):g}. Set cluster.inversion.groups, "
-                "cluster.reconstruction.groups or their gpus lower, or add nodes"
-            )
-    return "gpu" if device == "gpu" else "cpu"
-
-
-def configure(job: Job) -> None:
-    """Ray Data's settings for few, long, expensive tasks."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    longest = max(job.cluster.inversion_deadline_s, job.cluster.reconstruction_deadline_s)
-    # The default of half an hour fails a job whose videos take longer than that.
-    context.execution_no_progress_timeout_s = (
-        longest * (job.cluster.retries + 2) + job.cluster.start_deadline_s
-    )
-
-
-def threads(job: Job) -> int:
-    """CPU threads of a rank, where ranks share this machine's cores."""
-    return max(1, (os.cpu_count() or 1) // max(1, _ranks(job)))
 
 
 class Tally:
@@ -238,11 +186,6 @@ class DriverReport:
         ray.get(self.tally.set_reason.remote(reason))
 
 
-def _ranks(job: Job) -> int:
-    stages = (job.cluster.inversion, job.cluster.reconstruction)
-    return sum(stage.groups * stage.gpus for stage in stages)
-
-
 def _stage(
     rows: ray.data.Dataset,
     stage: type,
@@ -265,12 +208,6 @@ def _stage(
 
 def _one_row_a_block(rows: ray.data.Dataset) -> ray.data.Dataset:
     return rows.repartition(target_num_rows_per_block=1)
-
-
-def _resources(settings: GroupSettings, device: str) -> dict[str, float]:
-    if device == "gpu":
-        return {"num_gpus": settings.gpus}
-    return {"num_cpus": settings.gpus}
 
 
 def _consume(

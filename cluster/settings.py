@@ -28,11 +28,26 @@ class GroupSettings:
 
 
 @dataclass(frozen=True)
+class PromptSettings:
+    """Where prompts are encoded: never on a GPU of the other two stages.
+
+    Args:
+        groups: how many text encoders work side by side.
+        gpus: 1 gives each a GPU of its own; 0 runs it on the CPU, some seconds for a prompt with
+            T5-XXL, which keeps up with one or two GPUs at work on videos.
+    """
+
+    groups: Annotated[int, Ge(1)] = 1
+    gpus: Literal[0, 1] = 0
+
+
+@dataclass(frozen=True)
 class ClusterSettings:
     """How a job uses its machines.
 
     Args:
         inversion, reconstruction: the rank groups of the two stages.
+        prompts: the text encoders.
         device: `auto` takes GPUs where Ray sees any, else CPUs.
         retries: how often a video may be tried again after it killed or hung its group; then it is
             quarantined.
@@ -43,6 +58,7 @@ class ClusterSettings:
 
     inversion: GroupSettings = GroupSettings()
     reconstruction: GroupSettings = GroupSettings()
+    prompts: PromptSettings = PromptSettings()
     device: Literal["auto", "cpu", "gpu"] = "auto"
     retries: Annotated[int, Ge(0), Le(20)] = 2
     start_deadline_s: Annotated[float, Gt(0)] = 1800.0
