@@ -245,6 +245,7 @@ def test_an_extension_from_16_bit_entries_is_as_good_as_the_entries() -> None:
     mixture = GaussianMixture(config, std=0.5)
     whole = invert(mixture.velocity, mixture.points(POINTS), schedule)
     entries = extend(mixture.velocity, whole[29:31].half(), 30, schedule)
+    assert entries.dtype == torch.float32
     assert signal_to_error_db(whole[-1], entries[-1]) >= 50
 
 
