@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from safetensors.torch import load as load_safetensors
@@ -21,6 +22,7 @@ from pipeline.index import (
 )
 from pipeline.storage import Folder
 from pipeline.trajectory import Dtype, ShardWriter, TrajectoryReader
+from tests.s3_server import s3_server
 
 SHAPE = (2, 4, 6, 10)
 LEVELS = 5
@@ -79,10 +81,23 @@ def read_all(folder: Folder, key: str = "k", ranks: int = 1) -> tuple[Tensor, li
     return torch.stack(whole[::-1]).reshape(-1, *index.shape).float(), fetched
 
 
-@pytest.fixture(params=["file", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    with s3_server() as access:
+        yield access
+
+
+@pytest.fixture(params=["file", "memory", pytest.param("s3", marks=pytest.mark.s3)])
+def folder(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Folder]:
     if request.param == "file":
         yield Folder(str(tmp_path / "trajectory"))
+    elif request.param == "s3":
+        for name, value in request.getfixturevalue("s3").items():
+            monkeypatch.setenv(name, value)
+        fsspec.filesystem("s3").mkdirs("trajectories", exist_ok=True)
+        yield Folder(f"s3://trajectories/{tmp_path.name}")
     else:
         folder = Folder(f"memory://{tmp_path.name}/trajectory")
         yield folder
