@@ -76,7 +76,7 @@ class Reconstruction:
         start: where the walk starts: a fraction of the levels (0.6 starts at the trajectory's
             level there: place is kept better, and the steps above cost nothing, in the inversion
             either), `inverted` (the trajectory's top, x_T), or `noise` (seeded, as in the script).
-        guidance_scale: of classifier-free guidance; 1 and below turn it off, and half of the forwards.
+        guidance_scale: of classifier-free guidance; 1 or less turns it off, and half the forwards.
         negative_prompt: for edits that name none.
         reference: how the reference branch is described: `null` with the empty prompt (cheapest),
             `shared` with the edit's own prompts, the negative half computed once for all edits,
