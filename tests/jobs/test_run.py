@@ -39,7 +39,7 @@ def cluster() -> Iterator[None]:
     from cluster import quiet  # noqa: F401
     import ray  # isort: skip
 
-    ray.init(num_cpus=10, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=7, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

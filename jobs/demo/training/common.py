@@ -1,0 +1,122 @@
+"""What every stage shares: seeded draws, a moving average of the weights, saving and resuming.
+
+All draws of a step come from (seed, stage, step), so a run that was stopped and resumed sees the
+same data as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+SAVE_EVERY_S = 120.0
+REPORT_EVERY = 50
+
+
+def step_draws(seed: int, stage: str, step: int) -> tuple[np.random.Generator, torch.Generator]:
+    """The random generators of one step, the same whenever the step is run."""
+    rng = np.random.default_rng([seed, *stage.encode(), step])
+    return rng, torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+
+def cosine_rate(step: int, steps: int, warmup: int = 100) -> float:
+    """The learning rate at a step as a share of its peak: a warm-up, then a half cosine to 2%."""
+    warmup = min(warmup, steps // 4)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    along = (step - warmup) / max(1, steps - warmup)
+    return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * along))
+
+
+@dataclass
+class Stage:
+    """One stage of training: a module, its optimizer, the average of its weights, and where it is.
+
+    `run` calls `loss_of(step)` for each step that is left, and saves to `path` every two minutes.
+    """
+
+    name: str
+    module: nn.Module
+    path: Path
+    steps: int
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    average: float = 0.999
+    report: Callable[[str], None] = print
+    step: int = 0
+    state: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def run(self, loss_of: Callable[[int], torch.Tensor]) -> None:
+        """Train to the last step; afterwards the module holds the averaged weights."""
+        optimizer = torch.optim.AdamW(
+            self.module.parameters(),
+            lr=self.learning_rate,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+        )
+        self._resume(optimizer)
+        started = saved = time.monotonic()
+        losses: list[float] = []
+        self.module.train()
+        first = self.step
+        while self.step < self.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate * cosine_rate(self.step, self.steps)
+            loss = loss_of(self.step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+            optimizer.step()
+            self.step += 1
+            self._follow()
+            losses.append(float(loss.detach()))
+            now = time.monotonic()
+            if self.step % REPORT_EVERY == 0 or self.step == self.steps:
+                pace = (now - started) / (self.step - first)
+                recent = sum(losses[-REPORT_EVERY:]) / len(losses[-REPORT_EVERY:])
+                self.report(
+                    f"{self.name} {self.step}/{self.steps} loss {recent:.5f} {pace:.3f} s/step"
+                )
+            if now - saved > SAVE_EVERY_S or self.step == self.steps:
+                self._save(optimizer)
+                saved = time.monotonic()
+        self.module.load_state_dict(self.state)
+        self.module.eval()
+
+    def _follow(self) -> None:
+        # A young average follows closely, so that it does not remember the initialisation.
+        keep = min(self.average, (1.0 + self.step) / (10.0 + self.step))
+        with torch.no_grad():
+            for name, value in self.module.state_dict().items():
+                self.state[name].lerp_(value, 1.0 - keep)
+
+    def _resume(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.path.exists():
+            saved: dict[str, Any] = torch.load(self.path, weights_only=True)
+            self.module.load_state_dict(saved["module"])
+            optimizer.load_state_dict(saved["optimizer"])
+            self.state, self.step = saved["average"], saved["step"]
+            self.report(f"{self.name}: resumed at step {self.step}")
+        else:
+            self.state = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
+
+    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+        partial = self.path.with_suffix(".partial")
+        saved = {
+            "module": self.module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": self.state,
+            "step": self.step,
+        }
+        torch.save(saved, partial)
+        os.replace(partial, self.path)

@@ -1,0 +1,69 @@
+"""The pool of encoded clips: scenes of many geometries, each in a few looks.
+
+Encoding costs more than a step can spare, so clips are drawn and encoded once. Looks of one
+geometry are kept together: stage 2 reads them as single clips, stage 3 as source and edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from safetensors.torch import load_file, save_file
+
+from jobs.demo import world
+from jobs.demo.training.common import step_draws
+from jobs.demo.training.plan import TransformerPlan
+from jobs.demo.training.vae import to_tensor
+
+ENCODE_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Pool:
+    """`latents` [scenes, looks, F, C, H, W] in float16, scaled; `looks`: the scenes in order."""
+
+    latents: torch.Tensor
+    looks: tuple[tuple[world.Scene, ...], ...]
+
+    def clean(self, scenes: np.ndarray, looks: np.ndarray) -> torch.Tensor:
+        """float32 [B, F, C, H, W]."""
+        return self.latents[torch.from_numpy(scenes), torch.from_numpy(looks)].float()
+
+
+def make_pool(
+    vae: AutoencoderKLCogVideoX,
+    plan: TransformerPlan,
+    seed: int,
+    work: Path,
+    report: Callable[[str], None] = print,
+) -> Pool:
+    """Draw and encode the pool, or read the one that an earlier run left in `work`."""
+    path = work / "pool.safetensors"
+    looks = tuple(scene_looks(seed, index, plan.pool_looks) for index in range(plan.pool_scenes))
+    if path.exists():
+        return Pool(load_file(path)["latents"], looks)
+    flat = [scene for same in looks for scene in same]
+    parts = []
+    for start in range(0, len(flat), ENCODE_BATCH):
+        clips = np.stack([world.draw(scene) for scene in flat[start : start + ENCODE_BATCH]])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            latents = vae.encode(to_tensor(clips)).latent_dist.mean
+        scaled = latents.float() * vae.config.scaling_factor
+        parts.append(scaled.permute(0, 2, 1, 3, 4).to(torch.float16))
+        if start % (ENCODE_BATCH * 200) == 0:
+            report(f"pool {start}/{len(flat)}")
+    latents = torch.cat(parts).unflatten(0, (plan.pool_scenes, plan.pool_looks)).contiguous()
+    save_file({"latents": latents}, path)
+    return Pool(latents, looks)
+
+
+def scene_looks(seed: int, index: int, looks: int) -> tuple[world.Scene, ...]:
+    """One geometry: a random scene, then the same with other colours, shapes or background."""
+    rng, _ = step_draws(seed, "pool", index)
+    first = world.random_scene(rng)
+    return (first, *(world.random_relook(first, rng) for _ in range(looks - 1)))
