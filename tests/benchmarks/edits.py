@@ -134,6 +134,7 @@ def run(name: str, manifest: Path, folder: Path, checkpoint: str) -> Path:
         "manifest": str(manifest),
         "output": str(output),
         "checkpoint": checkpoint,
+        "video": {"height": world.SIZE, "width": world.SIZE, "frames": world.FRAMES},
         "inversion": {"steps": STEPS, "round_trip": True},
         "reconstruction": {"edits_at_once": 5},
     }

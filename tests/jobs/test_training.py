@@ -1,0 +1,243 @@
+"""The training recipe, whole and tiny: it writes a checkpoint, and a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import CogVideoXPipeline
+from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
+
+from jobs.demo import world
+from jobs.demo.training.__main__ import train
+from jobs.demo.training.attention import TrainingAttention
+from jobs.demo.training.common import Stage, step_draws
+from jobs.demo.training.plan import Plan, TransformerPlan, VaePlan
+from jobs.demo.training.pool import Pool, scene_looks
+from jobs.demo.training.reference import carried_noise, draw_pairs, object_places
+from jobs.demo.training.text import make_tokenizer, tokenize
+from jobs.demo.training.transformer import Denoiser, make_scheduler
+from jobs.demo.training.vae import make_vae, share_spatial_norms
+
+TINY = Plan(
+    vae=VaePlan(channels=(8, 8, 8), groups=4, steps=2, crop_batch=2, batch=2, decoder_steps=2),
+    transformer=TransformerPlan(
+        layers=1, heads=2, pool_scenes=6, pool_looks=2, steps=2, batch=4,
+        reference_steps=2, reference_batch=2,
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the whole recipe writes at a tiny size."""
+    root = tmp_path_factory.mktemp("training")
+    train(root / "checkpoint", root / "work", TINY, seed=5)
+    return root / "checkpoint"
+
+
+@pytest.fixture
+def denoiser() -> Denoiser:
+    torch.manual_seed(0)
+    model = Denoiser(TINY.transformer, latent_channels=8, latent_px=16)
+    # The layers that start at zero would hide what attention does.
+    for weight in model.transformer.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.2)
+    return model
+
+
+def test_the_recipe_writes_a_folder_that_loads_and_samples(trained: Path) -> None:
+    pipeline = CogVideoXPipeline.from_pretrained(trained)
+    pipeline.set_progress_bar_config(disable=True)
+    frames = pipeline(
+        "a red star moving right on a white background",
+        num_frames=world.FRAMES,
+        height=world.SIZE,
+        width=world.SIZE,
+        num_inference_steps=2,
+        max_sequence_length=TINY.transformer.text_tokens,
+        output_type="np",
+    ).frames
+    assert frames.shape == (1, world.FRAMES, world.SIZE, world.SIZE, 3)
+    assert np.isfinite(frames).all()
+
+
+def test_the_folder_names_no_local_path_and_tells_how_it_was_trained(trained: Path) -> None:
+    for path in trained.rglob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        assert "_name_or_path" not in text, path
+        assert str(trained.parent) not in text, path
+    index = json.loads((trained / "model_index.json").read_text(encoding="utf-8"))
+    assert index["tokenizer"] == ["transformers", "PreTrainedTokenizerFast"]
+    card = (trained / "README.md").read_text(encoding="utf-8")
+    for said in ("reference attention", "--seed 5", "license: apache-2.0", "dB"):
+        assert said in card
+
+
+def test_a_finished_run_is_resumed_without_a_step(trained: Path, tmp_path: Path) -> None:
+    train(tmp_path / "again", trained.parent / "work", TINY, seed=5)
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "again" / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_a_stopped_stage_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    def loss_of(layer: torch.nn.Linear, step: int) -> torch.Tensor:
+        rng, generator = step_draws(1, "line", step)
+        return (layer(torch.randn(4, 3, generator=generator)) - rng.random()).square().mean()
+
+    def run(path: Path, stops: list[int]) -> torch.Tensor:
+        for stop in stops:
+            torch.manual_seed(0)
+            layer = torch.nn.Linear(3, 1)
+            stage = Stage("line", layer, path, 20, 0.01, report=lambda line: None)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("jobs.demo.training.common.SAVE_EVERY_S", -1.0)
+                if stop < 20:
+                    with pytest.raises(KeyboardInterrupt):
+                        stage.run(lambda step, layer=layer, stop=stop: _stop(step, stop, layer))  # type: ignore[misc]
+                else:
+                    stage.run(lambda step, layer=layer: loss_of(layer, step))  # type: ignore[misc]
+        return layer.weight
+
+    def _stop(step: int, stop: int, layer: torch.nn.Linear) -> torch.Tensor:
+        if step == stop:
+            raise KeyboardInterrupt
+        return loss_of(layer, step)
+
+    whole = run(tmp_path / "whole.pt", [20])
+    stopped = run(tmp_path / "stopped.pt", [7, 20])
+    assert torch.equal(whole, stopped)
+
+
+def test_scaling_a_plan_scales_every_stage() -> None:
+    plan = Plan()
+    half = plan.scaled(plan.minutes / 2)
+    assert half.vae.steps == pytest.approx(plan.vae.steps / 2, abs=1)
+    assert half.transformer.steps == pytest.approx(plan.transformer.steps / 2, abs=1)
+    assert half.transformer.reference_steps == pytest.approx(
+        plan.transformer.reference_steps / 2, abs=1
+    )
+    assert half.transformer.layers == plan.transformer.layers
+
+
+def test_every_prompt_of_the_world_fits_and_has_no_unknown_word() -> None:
+    tokenizer = make_tokenizer(TransformerPlan())
+    rng = np.random.default_rng(0)
+    prompts = [world.random_prompt(world.random_scene(rng), rng) for _ in range(300)]
+    ids = tokenize(tokenizer, prompts)
+    assert ids.shape == (300, TransformerPlan().text_tokens)
+    assert not (ids == tokenizer.unk_token_id).any()
+    assert (ids == tokenizer.eos_token_id).any(dim=1).all(), "a prompt was cut"
+
+
+def test_looks_of_a_pool_share_their_geometry() -> None:
+    first, *others = scene_looks(seed=1, index=4, looks=4)
+    for other in others:
+        assert other != first
+        assert [one.path for one in other.objects] == [one.path for one in first.objects]
+
+
+def test_pairs_keep_their_geometry_and_most_change_a_shape() -> None:
+    looks = tuple(scene_looks(seed=2, index=index, looks=3) for index in range(60))
+    pool = Pool(torch.zeros(60, 3, 1, 1, 1, 1), looks)
+    scenes, sources, edits = draw_pairs(np.random.default_rng(0), pool, 400)
+    pairs = [
+        (looks[scene][source], looks[scene][edit])
+        for scene, source, edit in zip(scenes, sources, edits, strict=True)
+    ]
+    assert all(
+        [one.path for one in source.objects] == [one.path for one in edit.objects]
+        for source, edit in pairs
+    )
+    reshaped = [
+        [one.shape for one in source.objects] != [one.shape for one in edit.objects]
+        for source, edit in pairs
+    ]
+    assert 0.4 < np.mean(reshaped) < 0.75
+    assert 0.02 < np.mean(sources == edits) < 0.2
+
+
+def test_object_places_hold_every_shape_and_little_else() -> None:
+    scene = world.random_scene(np.random.default_rng(4))
+    places = object_places(scene, 16)
+    assert places.shape == (3, 1, 16, 16)
+    assert places.mean() < 0.35
+    for shape in world.SHAPES:
+        cover = world.draw_masks(world.with_shape(scene, shape))[0, 0] > 0.5
+        cells = cover.reshape(16, 4, 16, 4).mean(axis=(1, 3)) > 0.5
+        assert (places[0, 0][cells] > 0.1).all()
+
+
+def test_moving_the_norms_convolutions_changes_no_number() -> None:
+    torch.manual_seed(0)
+    vae = make_vae(TINY.vae).eval()
+    latent = torch.randn(2, TINY.vae.latent_channels, 3, 8, 8)
+    with torch.no_grad():
+        plain = vae.decode(latent).sample
+        share_spatial_norms(vae)
+        assert torch.allclose(vae.decode(latent).sample, plain, atol=1e-5)
+
+
+def test_the_reference_half_is_a_plain_forward_and_the_edit_half_sees_it(
+    denoiser: Denoiser,
+) -> None:
+    latents = torch.randn(4, 3, 8, 16, 16)
+    levels, prompts = torch.tensor([600] * 4), ["a red star"] * 2 + ["a blue circle"] * 2
+
+    def velocity(processor: object, latents: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        denoiser.transformer.set_attn_processor(processor)
+        with torch.no_grad():
+            return denoiser.velocity(latents, levels, prompts)
+
+    plain = velocity(CogVideoXAttnProcessor2_0(), latents, prompts)
+    rewritten = velocity(TrainingAttention(), latents, prompts)
+    attached = velocity(TrainingAttention(reference=True), latents, prompts)
+    itself = velocity(
+        TrainingAttention(reference=True), torch.cat([latents[2:]] * 2), prompts[2:] * 2
+    )
+    assert _distance(rewritten, plain) < 0.01
+    assert _distance(attached[2:], plain[2:]) < 0.01
+    assert _distance(attached[:2], plain[:2]) > 0.03
+    # Keys and values that are there twice change nothing.
+    assert _distance(itself[:2], plain[2:]) < 0.01
+
+
+def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).abs().mean() / other.abs().mean())
+
+
+def test_carried_noise_is_what_a_right_prediction_leaves_at_every_level(
+    denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.demo.training.reference.FROM_THE_TOP", 0.0)
+    monkeypatch.setattr("jobs.demo.training.reference.JUST_LEFT", 0.0)
+    source, edit, noise = torch.randn(3, 1, 3, 8, 16, 16)
+    level = torch.tensor([580])
+    rng = np.random.default_rng(3)
+    carried = carried_noise(denoiser, noise, source, edit, level, rng)
+    start = _start_of(denoiser, (carried - noise) / (source - edit))
+    assert 580 <= start <= 999
+    # At the start itself the edit's latent is still the source's own.
+    at_start = torch.tensor([start])
+    assert torch.allclose(
+        denoiser.mix(edit, carried, at_start)[0],
+        denoiser.mix(source, noise, at_start)[0],
+        atol=1e-3,
+    )
+
+
+def _start_of(denoiser: Denoiser, ratio: torch.Tensor) -> int:
+    ratios = denoiser.signal / denoiser.noise.clamp(min=1e-6)
+    return int((ratios - ratio.median()).abs().argmin())
+
+
+def test_the_schedule_is_that_of_cogvideox_5b() -> None:
+    scheduler = make_scheduler()
+    assert float(scheduler.alphas_cumprod[-1]) == pytest.approx(0.0, abs=1e-7)
+    assert scheduler.config.prediction_type == "v_prediction"
+    assert scheduler.config.timestep_spacing == "trailing"
+    assert scheduler.config.snr_shift_scale == 1.0
