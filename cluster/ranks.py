@@ -1,7 +1,7 @@
 """A rank group: one owner, N rank processes on its node, and an answer for every request.
 
-The owner starts the ranks with the environment variables that torchrun sets, so that torch's own
-rendezvous works in them, and talks to each over a socket pair in lines of JSON. Requests go to all
+The owner starts the ranks with the environment variables that torchrun sets and a new file for
+torch's rendezvous, and talks to each over a socket pair in lines of JSON. Requests go to all
 ranks at once, since all of them compute every request together. A rank that dies closes its socket
 and a rank that hangs misses the deadline; either way the owner kills the whole group, whose
 collectives can never complete again, and starts another one for the next request.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import shutil
 import socket
 import subprocess
 import sys
@@ -26,6 +27,10 @@ from typing import IO, Any
 
 CHANNEL = "RETAKE_CHANNEL"
 """The environment variable that tells a rank which file descriptor is its socket."""
+
+MEETING = "RETAKE_MEETING"
+"""The environment variable that names the file where the ranks find each other
+(`pipeline.parallel.MEETING`; importing that would bring torch into the owner)."""
 
 LOG_TAIL_BYTES = 2000
 AGREE_S = 30.0
@@ -92,6 +97,7 @@ class RankGroup:
         self.environment = dict(environment or {})
         self.starts = 0
         self._ranks: list[_Rank] = []
+        self._meeting = ""
 
     def request(self, message: Mapping[str, Any], deadline_s: float) -> list[dict[str, Any]]:
         """Send a request to all ranks, started first where there are none; one answer each.
@@ -110,10 +116,10 @@ class RankGroup:
     def start(self) -> None:
         """Start the ranks and wait until all of them are ready. Raises as `request` does."""
         self.starts += 1
-        port = _free_port()
+        self._meeting = tempfile.mkdtemp(prefix="retake-ranks-")
         try:
             for rank in range(self.ranks):
-                self._ranks.append(self._spawn(rank, port))
+                self._ranks.append(self._spawn(rank))
             self._exchange(self.start_message, self.start_deadline_s)
         except BaseException:
             self.close()
@@ -135,8 +141,9 @@ class RankGroup:
                 rank.process.wait()
             rank.log.close()
         self._ranks = []
+        shutil.rmtree(self._meeting, ignore_errors=True)
 
-    def _spawn(self, rank: int, port: int) -> _Rank:
+    def _spawn(self, rank: int) -> _Rank:
         ours, theirs = socket.socketpair()
         log = tempfile.TemporaryFile()
         environment = {
@@ -146,8 +153,7 @@ class RankGroup:
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(self.ranks),
             "LOCAL_WORLD_SIZE": str(self.ranks),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            MEETING: f"{self._meeting}/store",
             "PYTHONUNBUFFERED": "1",
             CHANNEL: str(theirs.fileno()),
         }
@@ -234,9 +240,3 @@ def rank_command() -> list[str]:
 
 def _ending(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit status {code}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

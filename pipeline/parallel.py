@@ -33,13 +33,18 @@ from pipeline.transformer import OneRank, TokenGroup
 BACKEND = "retake"
 """The key under which xfuser knows `_reference_attention`."""
 
+MEETING = "RETAKE_MEETING"
+"""The environment variable that names the file where a node's ranks find each other. A port that is
+free when the owner picks it may be taken by the time torch has been imported; a new file is not."""
+
 
 def start(
     ulysses: int = 1, ring: int = 1, cfg: int = 1, device: str | torch.device = "cpu"
 ) -> TokenGroup:
     """Join the group of which this process is a rank; returns when all ranks have joined.
 
-    Reads what torchrun sets: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+    Reads what torchrun sets: RANK, WORLD_SIZE, LOCAL_RANK, and MASTER_ADDR and MASTER_PORT where
+    `MEETING` names no file.
 
     Args:
         device: `cpu` exchanges over gloo, `cuda` over NCCL, on the GPU numbered LOCAL_RANK.
@@ -58,9 +63,16 @@ def start(
         device = torch.device("cuda", local)
     xfuser = import_xfuser(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
+    meeting = os.environ.get(MEETING)
     # With a CUDA build of torch xfuser would select a GPU here, for a group on the CPU too.
     with _torch_cuda_version(torch.version.cuda if device.type == "cuda" else None):
-        xfuser.state.init_distributed_environment(ranks, rank, local_rank=local, backend=backend)
+        xfuser.state.init_distributed_environment(
+            ranks,
+            rank,
+            f"file://{meeting}" if meeting else "env://",
+            local_rank=local,
+            backend=backend,
+        )
         xfuser.state.initialize_model_parallel(
             classifier_free_guidance_degree=cfg,
             sequence_parallel_degree=degrees.token_ranks,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkProcess
+from pathlib import Path
 
 import torch
 
@@ -25,11 +25,11 @@ same time."""
 Work = Callable[[TokenGroup, Degrees], None]
 
 
-def run_groups(groups: Groups, ports: Sequence[str], work: Work, alone: Callable[[], None]) -> None:
+def run_groups(groups: Groups, folder: Path, work: Work, alone: Callable[[], None]) -> None:
     """Let every rank of every group do its work; ends this process with 1 when one of them fails.
 
     Args:
-        ports: one for each group.
+        folder: an empty one, where the ranks of each group find each other.
         alone: done in a process of its own that has not imported xfuser.
     """
     torch.set_num_threads(1)
@@ -40,35 +40,23 @@ def run_groups(groups: Groups, ports: Sequence[str], work: Work, alone: Callable
 
     import_xfuser(torch.device("cpu"))
     count = 1 + max(max(members) for members, _ in groups)
-    processes += [fork.Process(target=_join, args=(i, groups, ports, work)) for i in range(count)]
+    processes += [fork.Process(target=_join, args=(i, groups, folder, work)) for i in range(count)]
     for process in processes[1:]:
         process.start()
     _wait(processes)
 
 
-def free_ports(count: int) -> list[str]:
-    # All are held until all are known: a port that was let go might be given again.
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [str(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
-def _join(process: int, groups: Groups, ports: Sequence[str], work: Work) -> None:
-    from pipeline.parallel import start
+def _join(process: int, groups: Groups, folder: Path, work: Work) -> None:
+    from pipeline.parallel import MEETING, start
 
     # As with a CUDA build of torch on a machine without a GPU.
     torch.version.cuda = "12.8"
-    for (members, degrees), port in zip(groups, ports, strict=True):
+    for number, (members, degrees) in enumerate(groups):
         if process not in members:
             continue
         rank = str(members.index(process))
         os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=str(len(members)))
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        os.environ[MEETING] = str(folder / f"meeting-{number}")
         group = start(degrees.ulysses, degrees.ring, degrees.cfg)
         work(group, degrees)
         group.stop()

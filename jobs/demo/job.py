@@ -47,7 +47,6 @@ def write_demo(folder: Path) -> dict[str, Any]:
         "manifest": str(folder / "manifest.parquet"),
         "output": str(folder / "output"),
         "inversion": {"steps": 25},
-        "reconstruction": {"start": 0.4},
     }
 
 

@@ -28,7 +28,7 @@ import torch.distributed._functional_collectives as collectives
 from pipeline.degrees import Degrees
 from pipeline.parallel import split_evenly
 from pipeline.transformer import Branch, TokenGroup, VelocityModel
-from tests.rank_processes import free_ports, run_groups
+from tests.rank_processes import run_groups
 from tests.small_models import FAMILIES, make_transformer
 
 MEASURED = (
@@ -117,12 +117,11 @@ def sent_in_a_step(model: Model, degrees: Degrees) -> dict[str, float]:
 def main() -> None:
     if sys.argv[1:2] == ["ranks"]:
         run_groups(
-            MEASURED, sys.argv[3:], lambda group, d: _measure(group, d, sys.argv[2]), _nothing
+            MEASURED, Path(sys.argv[2]), lambda group, d: _measure(group, d, sys.argv[2]), _nothing
         )
         return
     with tempfile.TemporaryDirectory() as folder:
-        ports = free_ports(len(MEASURED))
-        command = [sys.executable, "-m", "tests.benchmarks.exchange", "ranks", folder, *ports]
+        command = [sys.executable, "-m", "tests.benchmarks.exchange", "ranks", folder]
         subprocess.run(command, check=True, stdout=sys.stderr)
         counts = {d: json.loads((Path(folder) / str(d)).read_text()) for _, d in MEASURED}
     print("# What a rank sends in one step\n")

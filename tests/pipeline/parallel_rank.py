@@ -1,7 +1,7 @@
 """What the ranks of `test_parallel.py` compute.
 
-Run as `python -m tests.pipeline.parallel_rank FOLDER PORT...`, with a port for each group. Every
-rank of every group leaves what it computed in FOLDER; the answers of one process are there too.
+Run as `python -m tests.pipeline.parallel_rank FOLDER`, an empty one. Every rank of every group
+leaves what it computed there; the answers of one process are there too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CHANNELS, TEXT_DIM, STEPS = 16, 32, 2
 
 
 def main() -> None:
-    folder, ports = Path(sys.argv[1]), sys.argv[2:]
+    folder = Path(sys.argv[1])
 
     def work(group: TokenGroup, degrees: Degrees) -> None:
         answers = compute(group) | gathered(group)
@@ -53,7 +53,7 @@ def main() -> None:
         answers["xfuser imported"] = torch.tensor("xfuser" in sys.modules)
         torch.save(answers, folder / "alone.pt")
 
-    run_groups(GROUPS, ports, work, alone)
+    run_groups(GROUPS, folder, work, alone)
 
 
 def answers_file(folder: Path, degrees: Degrees, rank: int) -> Path:

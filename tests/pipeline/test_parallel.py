@@ -16,7 +16,6 @@ from pipeline.degrees import Degrees
 from pipeline.parallel import real_places, split_evenly, start
 from pipeline.transformer import Branch, OneRank, split_halves
 from tests.pipeline.parallel_rank import GROUPS, SIZES, answers_file, noise
-from tests.rank_processes import free_ports
 from tests.small_models import FAMILIES
 
 REPOSITORY = Path(__file__).parents[2]
@@ -31,9 +30,8 @@ Answers = dict[str, Tensor]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What every rank of every group computed; the processes are gone when it is there."""
     folder = tmp_path_factory.mktemp("ranks")
-    ports = free_ports(len(ALL_DEGREES))
     program = subprocess.Popen(
-        [sys.executable, "-m", "tests.pipeline.parallel_rank", folder, *ports],
+        [sys.executable, "-m", "tests.pipeline.parallel_rank", folder],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
         stdout=subprocess.PIPE,
