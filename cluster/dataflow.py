@@ -115,7 +115,10 @@ def graph(
     report = DriverReport(tally)
     cluster, device = job.cluster, placement.device
     prompt_device = device if cluster.prompts.gpus else "cpu"
-    rows = ray.data.read_parquet(paths, filesystem=filesystem, partitioning=None)
+    # Which files are the manifest's is settled; Ray would leave out those with another ending.
+    rows = ray.data.read_parquet(
+        paths, filesystem=filesystem, partitioning=None, file_extensions=None
+    )
     rows = _stage(rows, CheckRows, (job, done, repeated), batch_size=None)
     # A block of the manifest can hold 10^5 rows: encoding them all would hold the first video up.
     rows = rows.repartition(target_num_rows_per_block=ROWS_PER_PROMPT_BLOCK)

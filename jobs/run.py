@@ -72,13 +72,19 @@ def prepare(spec: JobSpec) -> Prepared:
     job = Job(
         manifest=manifest_uri,
         files=manifest.files,
-        base=manifest_uri.rsplit("/", 1)[0] if manifest_uri.endswith(".parquet") else manifest_uri,
+        base=manifest_folder(manifest_uri, manifest.files),
         editing=editing,
         cluster=spec.cluster,
         checkpoint_fingerprint=checkpoint.fingerprint,
         run=datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f"),
     )
     return Prepared(spec, job, scan, checkpoint, clip, manifest.extra_columns, manifest.warnings)
+
+
+def manifest_folder(uri: str, files: tuple[str, ...]) -> str:
+    """What relative videos are relative to: the manifest itself where it is a folder of files."""
+    is_file = len(files) == 1 and files[0].rstrip("/").endswith(uri.rstrip("/").rsplit("/", 1)[-1])
+    return uri.rstrip("/").rsplit("/", 1)[0] if is_file else uri.rstrip("/")
 
 
 def check_groups(spec: JobSpec, checkpoint: CheckpointInfo, clip: Any) -> None:

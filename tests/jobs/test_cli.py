@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from cluster.dataflow import Counts
 from jobs.cli import app
 from jobs.display import Progress, duration, per_time
+from jobs.run import manifest_folder
 from tests.cluster.test_results import a_result, store
 from tests.drawn_videos import draw, grays
 
@@ -181,3 +182,19 @@ def test_durations_are_readable(seconds: float, text: str) -> None:
 )
 def test_rates_are_readable(rate: float, text: str) -> None:
     assert per_time(rate) == text
+
+
+@pytest.mark.parametrize(
+    ("uri", "files", "folder"),
+    [
+        ("/data/m.parquet", ("/data/m.parquet",), "/data"),
+        ("/data/m.pq", ("/data/m.pq",), "/data"),
+        ("s3://b/d/m.parquet", ("s3://b/d/m.parquet",), "s3://b/d"),
+        ("/data/parts", ("/data/parts/0.parquet",), "/data/parts"),
+        ("s3://b/parts/", ("s3://b/parts/0.parquet", "s3://b/parts/1.parquet"), "s3://b/parts"),
+    ],
+)
+def test_videos_are_relative_to_the_manifests_folder(
+    uri: str, files: tuple[str, ...], folder: str
+) -> None:
+    assert manifest_folder(uri, files) == folder

@@ -58,11 +58,13 @@ def a_row(video: str, *prompts: str, **values: Any) -> dict[str, Any]:
     return {"video": video, "edits": [{"prompt": p, "edit_id": p[:8]} for p in prompts], **values}
 
 
-def run(folder: Path | str, rows: list[dict[str, Any]], **sections: Any) -> int:
-    write_manifest(rows, f"{folder}/manifest.parquet")
-    values = {**SMALL, "manifest": f"{folder}/manifest.parquet", "output": f"{folder}/out"}
-    for name, section in sections.items():
-        values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
+def run(
+    folder: Path | str, rows: list[dict[str, Any]], name: str = "manifest.parquet", **sections: Any
+) -> int:
+    write_manifest(rows, f"{folder}/{name}")
+    values = {**SMALL, "manifest": f"{folder}/{name}", "output": f"{folder}/out"}
+    for key, section in sections.items():
+        values[key] = {**values.get(key, {}), **section} if isinstance(section, dict) else section
     return execute(lambda: parse_job(values, source="the test's job"))
 
 
@@ -220,7 +222,8 @@ def test_the_same_seed_makes_the_same_bytes_and_another_seed_does_not(tmp_path: 
             a_row(a_video(folder / f"{v}.mp4", shade=s), "red", "blue", video_id=v)
             for v, s in (("a", 0), ("b", 50))
         ]
-        assert run(folder, rows[::order], reconstruction=noise, seed=seed) == EXIT_DONE
+        # The manifest need not end in .parquet.
+        assert run(folder, rows[::order], "m.pq", reconstruction=noise, seed=seed) == EXIT_DONE
         made.append((folder / "out/edits/a/red.mp4").read_bytes)
     assert made[0]() == made[1]()
     assert made[0]() != made[2]()
