@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from s3fs import S3FileSystem
+
 ACCESS = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
@@ -39,6 +41,8 @@ def s3_server() -> Iterator[dict[str, str]]:
     assert server.stdin
     try:
         port = int(server.stdout.readline())
+        # A file system that this process made for an earlier server would talk to that one still.
+        S3FileSystem.clear_instance_cache()
         yield {**ACCESS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
     finally:
         server.stdin.close()  # its sign to stop

@@ -220,7 +220,9 @@ def test_the_fingerprint_is_that_of_the_contents_wherever_they_lie(
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file"])
-def test_a_checkpoint_in_storage_is_copied_once(copy: Path, tmp_path: Path, scheme: str) -> None:
+def test_a_checkpoint_in_storage_is_copied_once(
+    copy: Path, tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if scheme == "memory":
         uri = f"memory://{tmp_path.name}/checkpoint"
         fsspec.filesystem("memory").put(str(copy), f"/{tmp_path.name}/checkpoint", recursive=True)
@@ -230,6 +232,7 @@ def test_a_checkpoint_in_storage_is_copied_once(copy: Path, tmp_path: Path, sche
     info = open_checkpoint(uri, cache=cache)
     assert info.fingerprint == open_checkpoint(str(copy)).fingerprint
     assert info.path.is_relative_to(cache)
+    monkeypatch.setattr(fsspec.filesystem(scheme), "get_file", None)
     again = open_checkpoint(uri, cache=cache)
     assert again.path == info.path
     assert [p.name for p in (cache / "checkpoints").iterdir()] == [info.path.name]
