@@ -213,10 +213,13 @@ def test_a_size_that_the_model_cannot_take_is_refused_before_anything_starts(
     )
 
 
-def test_the_same_seed_makes_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
+def test_the_same_seed_makes_the_same_bytes_in_whatever_order_the_rows_come(
+    tmp_path: Path,
+) -> None:
+    """That another seed makes another edit stands in `tests/pipeline/test_process.py`."""
     noise = {"start": "noise"}
     made: list[Callable[[], bytes]] = []
-    for name, seed, order in (("x", 1, 1), ("y", 1, -1), ("z", 2, 1)):
+    for name, seed, order in (("x", 1, 1), ("y", 1, -1)):
         folder = tmp_path / name
         rows = [
             a_row(a_video(folder / f"{v}.mp4", shade=s), "red", "blue", video_id=v)
@@ -226,7 +229,6 @@ def test_the_same_seed_makes_the_same_bytes_and_another_seed_does_not(tmp_path: 
         assert run(folder, rows[::order], "m.pq", reconstruction=noise, seed=seed) == EXIT_DONE
         made.append((folder / "out/edits/a/red.mp4").read_bytes)
     assert made[0]() == made[1]()
-    assert made[0]() != made[2]()
 
 
 @pytest.mark.distributed
