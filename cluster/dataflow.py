@@ -115,9 +115,10 @@ def graph(
     report = DriverReport(tally)
     cluster, device = job.cluster, placement.device
     prompt_device = device if cluster.prompts.gpus else "cpu"
-    # Which files are the manifest's is settled; Ray would leave out those with another ending.
+    # Which files are the manifest's is settled; Ray would leave out those that end otherwise.
+    endings = sorted({path.rsplit(".", 1)[-1] for path in paths})
     rows = ray.data.read_parquet(
-        paths, filesystem=filesystem, partitioning=None, file_extensions=None
+        paths, filesystem=filesystem, partitioning=None, file_extensions=endings
     )
     rows = _stage(rows, CheckRows, (job, done, repeated), batch_size=None)
     # A block of the manifest can hold 10^5 rows: encoding them all would hold the first video up.

@@ -57,6 +57,11 @@ def prepare(spec: JobSpec) -> Prepared:
     editing = spec.editing()
     try:
         manifest = check_manifest(manifest_uri, reserved=RESERVED)
+        problems.extend(
+            f"manifest {file}: its name has no ending; rename it to end in .parquet"
+            for file in manifest.files
+            if "." not in file.rsplit("/", 1)[-1]
+        )
         scan = scan_manifest(manifest.files)
     except ManifestError as error:
         problems.append(str(error))
