@@ -32,12 +32,16 @@ class AttentionPlan:
         attends: for each edit branch, the reference branch that it sees; empty where none is.
         first_block, last_block: reference attention happens in blocks first <= i < last.
         exchange: attention over the tokens of all ranks.
+        kept: the keys and values [R, heads, tokens, head_dim] of the block's reference branches,
+            where they go through it ahead of the edit branches; None where they stand behind them
+            in one batch.
     """
 
     attends: Sequence[int] = ()
     first_block: int = 0
     last_block: int = 1 << 30
     exchange: Exchange = field(default_factory=lambda: attend)
+    kept: list[tuple[Tensor, Tensor]] | None = None
 
 
 class ReferenceAttention:
@@ -69,18 +73,29 @@ class ReferenceAttention:
             q, k = attn.norm_q(q), attn.norm_k(k)
         if image_rotary_emb is not None:
             q, k = (_rotate_video(y, text_tokens, image_rotary_emb) for y in (q, k))
-        injected = self.plan.first_block <= self.block < self.plan.last_block
-        out = self.plan.exchange(q, k, v, self.plan.attends if injected else ())
+        out = self._exchange(q, k, v)
         out = attn.to_out[0](out.transpose(1, 2).flatten(2))
         text, video = out.split([text_tokens, out.shape[1] - text_tokens], dim=1)
         return video, text
+
+    def _exchange(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        plan = self.plan
+        injected = plan.first_block <= self.block < plan.last_block
+        attends = plan.attends if injected else ()
+        if plan.kept is not None and not plan.attends:
+            plan.kept.append((k, v))
+        elif plan.kept is not None and attends:
+            kept_k, kept_v = zip(*plan.kept, strict=True)
+            k, v = torch.cat([k, *kept_k]), torch.cat([v, *kept_v])
+        return plan.exchange(q, k, v, attends)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, attends: Sequence[int]) -> Tensor:
     """Attention of a batch `[edit branches | reference branches]` in one process.
 
     Args:
-        q, k, v: [B, heads, tokens, head_dim].
+        q: [B, heads, tokens, head_dim]; of the edit branches alone, it is answered for them alone.
+        k, v: the same, of all branches.
         attends: for each of the first len(attends) branches, the index among the others of the
             reference branch that it sees. Empty: every branch attends to itself alone.
     """
@@ -90,7 +105,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, attends: Sequence[int]) -> Tensor:
     out = torch.empty_like(q)
     keys, values = with_reference(k, v, attends)
     out[:edits] = F.scaled_dot_product_attention(q[:edits], keys, values)
-    out[edits:] = F.scaled_dot_product_attention(q[edits:], k[edits:], v[edits:])
+    if len(q) > edits:
+        out[edits:] = F.scaled_dot_product_attention(q[edits:], k[edits:], v[edits:])
     return out
 
 

@@ -2,8 +2,8 @@
 
 A branch is a latent with a prompt: an edit's positive or negative half, or the reference. All
 branches of a call stand at the same noise level. Only what differs is computed: reference branches
-with the same prompt are one, and a batch that would not fit is split by edits, not by halves, so
-that an edit stays beside the references which it sees.
+with the same prompt are one. In one process a batch goes through each block in parts, references
+first, so that its size bounds nothing but the latents.
 
 The forward below is `CogVideoXTransformer3DModel.forward` opened up between the patch embedding and
 the blocks: there the tokens are split over the ranks of a group, and gathered before they become a
@@ -22,6 +22,10 @@ from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_regi
 from torch import Tensor
 
 from pipeline.attention import AttentionPlan, Exchange, ReferenceAttention, attend
+
+TOKENS_AT_ONCE = {"cpu": 2048, "gpu": 16384}
+"""So many tokens keep a device busy. More in one batch cost room for activations and gain nothing;
+on a CPU the pages for tensors above 32 MB took a quarter of the time of a batch of 13."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,8 @@ class VelocityModel:
         transformer: a `CogVideoXTransformer3DModel`; its attention processors are replaced.
         prompts: the embedding [L, D] of every prompt that will be named.
         group: the ranks that compute together.
-        max_branches: the largest batch; None lets a batch grow until memory runs out, and then
-            halves it.
+        max_branches: so many go through a block at once; None takes as many as keep the device
+            busy, and halves that when memory runs out. It changes neither results nor forwards.
         blocks: reference attention happens in blocks first <= i < last; None means all.
     """
 
@@ -213,65 +217,51 @@ class VelocityModel:
     def _predict_within_memory(
         self, branches: Sequence[Branch], timestep: int, reference: Tensor | None, share: bool
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        keys, unique = _references(branches, share)
+        if keys and (reference is None or len(keys) != len(branches)):
+            raise ValueError("either every branch of a call attends to a reference or none")
+        attends = [unique.index(k) for k in keys] if share else list(range(len(keys)))
+        sources = [b.latents for b in branches] + [reference] * len(unique)
+        latents = torch.stack([x for x in sources if x is not None])
+        names = [b.prompt for b in branches] + unique
+        prompts = torch.stack([self.prompts[name] for name in names])
+        size = min(len(names), self.max_branches or self._branches_at_once(latents, prompts))
         while True:
-            size = min(len(branches), self.max_branches or len(branches))
             try:
-                return self._predict_in_parts(branches, timestep, reference, share, size)
+                out = self._forward(latents, prompts, timestep, attends, size)
+                own = zip(unique, out[len(branches) :], strict=True)
+                return list(out[: len(branches)]), dict(own)
             except torch.OutOfMemoryError:
                 # The other ranks of a group wait for this one inside an exchange: they would
                 # never hear of a second try.
                 if size == 1 or self.group.ranks > 1:
                     raise
                 torch.cuda.empty_cache()
-                self.max_branches = (size + 1) // 2
+                self.max_branches = size = (size + 1) // 2
 
-    def _predict_in_parts(
-        self,
-        branches: Sequence[Branch],
-        timestep: int,
-        reference: Tensor | None,
-        share: bool,
-        size: int,
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        velocities: list[Tensor] = []
-        own: dict[str, Tensor] = {}
-        for first in range(0, len(branches), size):
-            part = branches[first : first + size]
-            keys, unique = _references(part, share)
-            attends = [unique.index(k) for k in keys] if share else list(range(len(keys)))
-            if keys and (reference is None or len(keys) != len(part)):
-                raise ValueError("either every branch of a call attends to a reference or none")
-            latents = [b.latents for b in part] + [reference] * len(unique)
-            out = self._forward(
-                torch.stack([x for x in latents if x is not None]),
-                torch.stack([self.prompts[name] for name in [b.prompt for b in part] + unique]),
-                timestep,
-                attends,
-            )
-            velocities.extend(out[: len(part)])
-            own.update(zip(unique, out[len(part) :], strict=True))
-        return velocities, own
+    def _branches_at_once(self, latents: Tensor, prompts: Tensor) -> int:
+        config = self.transformer.config
+        patch = config.in_channels * config.patch_size**2 * (config.patch_size_t or 1)
+        tokens = prompts.shape[1] + latents[0].numel() // patch
+        return max(1, TOKENS_AT_ONCE["cpu" if self.device.type == "cpu" else "gpu"] // tokens)
 
     def _count(self, halves: Sequence[Sequence[Branch]], share: bool) -> None:
         """Add the forwards of all halves; a reference that both of them compute counts once."""
         for half in halves:
-            size = min(len(half), self.max_branches or len(half))
-            for first in range(0, len(half), size):
-                part = half[first : first + size]
-                keys, unique = _references(part, share)
-                self.forwards.injected += len(keys)
-                self.forwards.plain += len(part) - len(keys) + len(unique)
+            keys, unique = _references(half, share)
+            self.forwards.injected += len(keys)
+            self.forwards.plain += len(half) - len(keys) + len(unique)
         if share and len(halves) == 2:
             negative, positive = (set(_references(half, share)[1]) for half in halves)
             self.forwards.plain -= len(negative & positive)
 
     def _forward(
-        self, latents: Tensor, prompts: Tensor, timestep: int, attends: Sequence[int]
+        self, latents: Tensor, prompts: Tensor, timestep: int, attends: Sequence[int], size: int
     ) -> Tensor:
         """[B, F, C, H, W] -> velocities [B, F, C, H, W], float32."""
         model, group = self.transformer, self.group
         weight = model.proj_out.weight
-        _, frames, _, height, width = latents.shape
+        batch, frames, _, height, width = latents.shape
         text_tokens = prompts.shape[1]
         x = model.patch_embed(
             prompts.to(weight.device, weight.dtype), latents.to(weight.device, weight.dtype)
@@ -281,25 +271,52 @@ class VelocityModel:
         # it differently for batches of different sizes, and an edit's bytes would depend on them.
         times = torch.full((1,), timestep, device=weight.device)
         embedded = model.time_embedding(model.time_proj(times).to(weight.dtype))
-
-        self._plan.attends = attends
         self._plan.exchange = group.exchange(text_tokens, video_tokens)
         self._plan.first_block, self._plan.last_block = self.blocks or (0, 1 << 30)
         rotary = self._rotary_embedding(frames, height, width, weight.device)
         if rotary is not None:
             cosines, sines = (group.split(table[None])[0] for table in rotary)
             rotary = cosines, sines
-        text, video = group.split(x[:, :text_tokens]), group.split(x[:, text_tokens:])
-        for block in model.transformer_blocks:
-            video, text = block(
-                hidden_states=video,
-                encoder_hidden_states=text,
-                temb=embedded,
-                image_rotary_emb=rotary,
-            )
-        video = model.proj_out(model.norm_out(model.norm_final(video), temb=embedded))
-        video = group.gather(video, video_tokens)
-        return unpatchify(video, model.config, (frames, height, width)).float()
+        # An exchange between ranks takes the edits and their references in one batch.
+        alone = self._plan.exchange is attend
+        parts = split_batch(batch, len(attends), size) if alone else [slice(0, batch)]
+        video = self._through_blocks(
+            [group.split(x[rows, text_tokens:]) for rows in parts],
+            [group.split(x[rows, :text_tokens]) for rows in parts],
+            [attends[rows] for rows in parts],
+            embedded,
+            rotary,
+        )
+        out = [model.proj_out(model.norm_out(model.norm_final(y), temb=embedded)) for y in video]
+        ahead = sum(rows.start >= len(attends) for rows in parts)  # the references' parts
+        tokens = group.gather(torch.cat(out[ahead:] + out[:ahead]), video_tokens)
+        return unpatchify(tokens, model.config, (frames, height, width)).float()
+
+    def _through_blocks(
+        self,
+        video: list[Tensor],
+        text: list[Tensor],
+        attends: Sequence[Sequence[int]],
+        embedded: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+    ) -> list[Tensor]:
+        """All parts of a batch through one block, then through the next.
+
+        So edits find the keys and values of their references, which go ahead of them, and no more
+        than one block's are ever kept.
+        """
+        for block in self.transformer.transformer_blocks:
+            self._plan.kept = [] if len(video) > 1 and any(attends) else None
+            for i, seen in enumerate(attends):
+                self._plan.attends = seen
+                video[i], text[i] = block(
+                    hidden_states=video[i],
+                    encoder_hidden_states=text[i],
+                    temb=embedded,
+                    image_rotary_emb=rotary,
+                )
+        self._plan.kept = None
+        return video
 
     def _rotary_embedding(
         self, frames: int, height: int, width: int, device: torch.device
@@ -308,6 +325,12 @@ class VelocityModel:
         if shape not in self._rotary:
             self._rotary[shape] = rotary_embedding(self.transformer.config, shape, device)
         return self._rotary[shape]
+
+
+def split_batch(batch: int, edits: int, size: int) -> list[slice]:
+    """The rows of a batch `[edits | references]` in parts, the references' parts first."""
+    starts = [*range(edits, batch, size), *range(0, edits, size)]
+    return [slice(i, min(i + size, edits if i < edits else batch)) for i in starts]
 
 
 def split_halves(branches: Sequence[Branch], halves: int) -> list[Sequence[Branch]]:

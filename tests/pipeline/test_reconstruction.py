@@ -18,7 +18,7 @@ from pipeline.metrics import signal_to_error_db
 from pipeline.reconstruction import Edit, Edited, reconstruct, seeded_noise
 from pipeline.schedule import Schedule, schedule_from_config, script_schedule
 from pipeline.settings import Inversion, Reconstruction
-from pipeline.transformer import VelocityModel
+from pipeline.transformer import Forwards, VelocityModel
 from tests.gaussian_mixture import GaussianMixture, MixtureModel
 from tests.small_models import FAMILIES, make_transformer, scheduler
 
@@ -52,7 +52,7 @@ class Video:
         clean = torch.randn(frames, 16, 8, 12, generator=torch.Generator().manual_seed(2))
         self.trajectory = invert(self.model.velocity(), clean, self.schedule)
         self.read: list[int] = []
-        self.model.forwards = type(self.model.forwards)()
+        self.model.forwards = Forwards()
 
     def fetch(self, level: int) -> Tensor:
         self.read.append(level)
@@ -86,13 +86,18 @@ def test_a_batch_split_for_memory_gives_the_same_edits(
     video: Video, most: int, reference: Any
 ) -> None:
     settings = Reconstruction(start="inverted", reference=reference)
+    video.model.forwards = Forwards()
     whole = video.edit(EDITS, settings).latents
+    spent = replace(video.model.forwards)
     try:
         video.model.max_branches = most
         split = video.edit(EDITS, settings).latents
     finally:
         video.model.max_branches = None
     assert (whole - split).abs().max() < 1e-5
+    video.model.forwards.plain -= spent.plain
+    video.model.forwards.injected -= spent.injected
+    assert spent == video.model.forwards
 
 
 def test_the_shared_reference_is_the_scripts(video: Video) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.attention import attend, with_reference
-from pipeline.transformer import Branch, VelocityModel, rotary_embedding, unpatchify
+from pipeline.transformer import Branch, VelocityModel, rotary_embedding, split_batch, unpatchify
 from tests.published_models import LATENTS, PARAMETERS, TRANSFORMERS, VIDEO_TOKENS
 from tests.script_reference import rotary_of_pipeline
 from tests.small_models import FAMILIES, make_transformer
@@ -187,17 +187,61 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch: pytest.M
     whole, _ = model.predict(branches, 500)
     forward, sizes = model._forward, []
 
-    def tight(latents: Tensor, *rest: Any) -> Tensor:
-        sizes.append(len(latents))
-        if len(latents) > 2:
+    def tight(*arguments: Any) -> Tensor:
+        sizes.append(arguments[-1])
+        if sizes[-1] > 2:
             raise torch.OutOfMemoryError
-        return forward(latents, *rest)
+        return forward(*arguments)
 
     monkeypatch.setattr(model, "_forward", tight)
     split, _ = model.predict(branches, 500)
-    assert sizes == [5, 3, 2, 2, 1]
+    assert sizes == [5, 3, 2]
     assert model.max_branches == 2
     assert all((a - b).abs().max() < 1e-5 for a, b in zip(whole, split, strict=True))
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("reference", [None, "b"])
+def test_no_more_branches_than_allowed_go_through_a_block_at_once(
+    most: int, reference: str | None
+) -> None:
+    model = small_model("5b")
+    x, source = draw(5, 3, 16, 8, 12), draw(3, 16, 8, 12, seed=1)
+    branches = [Branch(latents, "a", reference) for latents in x]
+    whole, own = model.predict(branches, 500, source if reference else None)
+    rows: list[int] = []
+    for block in model.transformer.transformer_blocks:
+        block.register_forward_pre_hook(
+            lambda _, __, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
+        )
+    model.max_branches = most
+    parts, own_parts = model.predict(branches, 500, source if reference else None)
+    assert max(rows) == most
+    assert sum(rows) == 2 * (5 + len(own))
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+    assert all(torch.equal(own[prompt], own_parts[prompt]) for prompt in own)
+
+
+def test_as_many_branches_go_at_once_as_keep_the_device_busy() -> None:
+    rows: list[int] = []
+    model = small_model("5b")  # 24 video tokens a latent frame, and 20 of text
+    model.transformer.transformer_blocks[0].register_forward_pre_hook(
+        lambda _, __, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    for frames in (40, 80, 100):
+        model.predict([Branch(draw(frames, 16, 8, 12), "a")] * 3, 500)
+    assert rows == [2, 1, 1, 1, 1, 1, 1, 1]
+
+
+@given(edits=st.integers(0, 9), references=st.integers(0, 9), size=st.integers(1, 12))
+def test_the_parts_of_a_batch_are_the_batch_with_the_references_ahead(
+    edits: int, references: int, size: int
+) -> None:
+    batch = list(range(edits + references))
+    parts = [batch[rows] for rows in split_batch(len(batch), edits, size)]
+    assert [row for part in parts for row in part] == batch[edits:] + batch[:edits]
+    assert all(1 <= len(part) <= size for part in parts)
+    assert not any(part[0] < edits <= part[-1] for part in parts)
 
 
 def test_one_branch_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
