@@ -10,15 +10,17 @@ import pytest
 import torch
 from diffusers import CogVideoXPipeline
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
+from torch import Tensor
 
 from jobs.demo import world
 from jobs.demo.training.__main__ import train
 from jobs.demo.training.attention import TrainingAttention
 from jobs.demo.training.common import Stage, step_draws
 from jobs.demo.training.plan import Plan, TransformerPlan, VaePlan
-from jobs.demo.training.pool import Pool, scene_looks
-from jobs.demo.training.reference import carried_noise, draw_pairs, object_places
+from jobs.demo.training.pool import Pool, object_places, scene_looks
+from jobs.demo.training.reference import carried_noise, draw_pairs, draw_starts
 from jobs.demo.training.text import make_tokenizer, tokenize
+from jobs.demo.training.trajectories import STRIDE, entries, make_trajectories, on_grid
 from jobs.demo.training.transformer import Denoiser, make_scheduler
 from jobs.demo.training.vae import make_vae, share_spatial_norms
 
@@ -26,7 +28,7 @@ TINY = Plan(
     vae=VaePlan(channels=(8, 8, 8), groups=4, steps=2, crop_batch=2, batch=2, decoder_steps=2),
     transformer=TransformerPlan(
         layers=1, heads=2, pool_scenes=6, pool_looks=2, steps=2, batch=4,
-        reference_steps=2, reference_batch=2,
+        inverted_scenes=3, reference_steps=2, reference_batch=2,
     ),
 )  # fmt: skip
 
@@ -84,29 +86,31 @@ def test_a_finished_run_is_resumed_without_a_step(trained: Path, tmp_path: Path)
     assert (tmp_path / "again" / name).read_bytes() == (trained / name).read_bytes()
 
 
-def test_a_stopped_stage_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    def loss_of(layer: torch.nn.Linear, step: int) -> torch.Tensor:
-        rng, generator = step_draws(1, "line", step)
-        return (layer(torch.randn(4, 3, generator=generator)) - rng.random()).square().mean()
-
+@pytest.mark.parametrize("muon_rate", [0.0, 0.02])
+def test_a_stopped_stage_goes_on_to_the_same_weights(tmp_path: Path, muon_rate: float) -> None:
     def run(path: Path, stops: list[int]) -> torch.Tensor:
         for stop in stops:
             torch.manual_seed(0)
-            layer = torch.nn.Linear(3, 1)
-            stage = Stage("line", layer, path, 20, 0.01, report=lambda line: None)
+            layer = torch.nn.Linear(3, 2)
+            model = torch.nn.ModuleDict({"transformer_blocks": torch.nn.ModuleList([layer])})
+
+            def loss_of(step: int, layer: torch.nn.Linear = layer, stop: int = stop) -> Tensor:
+                if step == stop:
+                    raise KeyboardInterrupt
+                rng, generator = step_draws(1, "line", step)
+                return (
+                    (layer(torch.randn(4, 3, generator=generator)) - rng.random()).square().mean()
+                )
+
+            stage = Stage("line", model, path, 20, 0.01, muon_rate, report=lambda line: None)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("jobs.demo.training.common.SAVE_EVERY_S", -1.0)
                 if stop < 20:
                     with pytest.raises(KeyboardInterrupt):
-                        stage.run(lambda step, layer=layer, stop=stop: _stop(step, stop, layer))  # type: ignore[misc]
+                        stage.run(loss_of)
                 else:
-                    stage.run(lambda step, layer=layer: loss_of(layer, step))  # type: ignore[misc]
+                    stage.run(loss_of)
         return layer.weight
-
-    def _stop(step: int, stop: int, layer: torch.nn.Linear) -> torch.Tensor:
-        if step == stop:
-            raise KeyboardInterrupt
-        return loss_of(layer, step)
 
     whole = run(tmp_path / "whole.pt", [20])
     stopped = run(tmp_path / "stopped.pt", [7, 20])
@@ -144,7 +148,8 @@ def test_looks_of_a_pool_share_their_geometry() -> None:
 def test_pairs_keep_their_geometry_and_most_change_a_shape() -> None:
     looks = tuple(scene_looks(seed=2, index=index, looks=3) for index in range(60))
     pool = Pool(torch.zeros(60, 3, 1, 1, 1, 1), looks)
-    scenes, sources, edits = draw_pairs(np.random.default_rng(0), pool, 400)
+    inverted = np.arange(400) < 200
+    scenes, sources, edits = draw_pairs(np.random.default_rng(0), pool, inverted, trajectories=20)
     pairs = [
         (looks[scene][source], looks[scene][edit])
         for scene, source, edit in zip(scenes, sources, edits, strict=True)
@@ -159,6 +164,11 @@ def test_pairs_keep_their_geometry_and_most_change_a_shape() -> None:
     ]
     assert 0.4 < np.mean(reshaped) < 0.75
     assert 0.02 < np.mean(sources == edits) < 0.2
+    # Only the first look of the first scenes was inverted.
+    assert (scenes[inverted] < 20).all()
+    assert (sources[inverted] == 0).all()
+    assert (scenes[~inverted] >= 20).any()
+    assert (sources[~inverted] > 0).any()
 
 
 def test_object_places_hold_every_shape_and_little_else() -> None:
@@ -210,29 +220,37 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().mean() / other.abs().mean())
 
 
-def test_carried_noise_is_what_a_right_prediction_leaves_at_every_level(
-    denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch
+def test_an_edit_that_has_just_left_its_source_has_the_sources_latent(denoiser: Denoiser) -> None:
+    edit, left_at = torch.randn(2, 3, 3, 8, 16, 16)
+    starts = torch.tensor([359, 580, 999])
+    carried = carried_noise(denoiser, left_at, edit, starts)
+    assert torch.allclose(denoiser.mix(edit, carried, starts)[0], left_at, atol=1e-4)
+
+
+def test_edits_leave_at_or_above_their_level_and_some_at_it_and_some_at_the_top() -> None:
+    levels = np.arange(1000)
+    starts = draw_starts(levels, np.random.default_rng(0))
+    assert (starts >= np.maximum(levels, 350)).all()
+    assert starts.max() == 999
+    assert np.mean(starts == np.maximum(levels, 350)) > 0.3
+    assert np.mean(starts == 999) > 0.1
+
+
+def test_trajectories_begin_with_the_clean_latents_and_are_read_by_level(
+    denoiser: Denoiser, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("jobs.demo.training.reference.FROM_THE_TOP", 0.0)
-    monkeypatch.setattr("jobs.demo.training.reference.JUST_LEFT", 0.0)
-    source, edit, noise = torch.randn(3, 1, 3, 8, 16, 16)
-    level = torch.tensor([580])
-    rng = np.random.default_rng(3)
-    carried = carried_noise(denoiser, noise, source, edit, level, rng)
-    start = _start_of(denoiser, (carried - noise) / (source - edit))
-    assert 580 <= start <= 999
-    # At the start itself the edit's latent is still the source's own.
-    at_start = torch.tensor([start])
-    assert torch.allclose(
-        denoiser.mix(edit, carried, at_start)[0],
-        denoiser.mix(source, noise, at_start)[0],
-        atol=1e-3,
-    )
-
-
-def _start_of(denoiser: Denoiser, ratio: torch.Tensor) -> int:
-    ratios = denoiser.signal / denoiser.noise.clamp(min=1e-6)
-    return int((ratios - ratio.median()).abs().argmin())
+    looks = tuple(scene_looks(seed=2, index=index, looks=2) for index in range(5))
+    pool = Pool(torch.randn(5, 2, 3, 8, 16, 16), looks)
+    made = make_trajectories(denoiser, TINY.transformer, pool, tmp_path, lambda line: None)
+    assert made.shape == (3, 26, 3, 8, 16, 16)
+    assert torch.allclose(made[:, 0].float(), pool.latents[:3, 0], atol=2e-3)
+    again = make_trajectories(denoiser, TINY.transformer, pool, tmp_path, pytest.fail)
+    assert torch.equal(made, again)
+    levels = on_grid(np.asarray([0, STRIDE, 999]))
+    assert levels.tolist() == [39, 79, 999]
+    read = entries(made, np.asarray([2, 0, 1]), levels)
+    assert torch.equal(read[0], made[2, 1].float())
+    assert torch.equal(read[2], made[1, 25].float())
 
 
 def test_the_schedule_is_that_of_cogvideox_5b() -> None:

@@ -42,6 +42,8 @@ class Stage:
     """One stage of training: a module, its optimizer, the average of its weights, and where it is.
 
     `run` calls `loss_of(step)` for each step that is left, and saves to `path` every two minutes.
+    With a `muon_rate` the weight matrices of transformer blocks are trained by Muon (Jordan et al.,
+    2024), which needs about a quarter fewer steps here, and the rest by AdamW.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Stage:
     path: Path
     steps: int
     learning_rate: float
+    muon_rate: float = 0.0
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     average: float = 0.999
@@ -58,25 +61,22 @@ class Stage:
 
     def run(self, loss_of: Callable[[int], torch.Tensor]) -> None:
         """Train to the last step; afterwards the module holds the averaged weights."""
-        optimizer = torch.optim.AdamW(
-            self.module.parameters(),
-            lr=self.learning_rate,
-            betas=self.betas,
-            weight_decay=self.weight_decay,
-        )
-        self._resume(optimizer)
+        optimizers = self._optimizers()
+        peaks = [group["lr"] for group in _groups(optimizers)]
+        self._resume(optimizers)
         started = saved = time.monotonic()
         losses: list[float] = []
         self.module.train()
         first = self.step
         while self.step < self.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate * cosine_rate(self.step, self.steps)
+            for group, peak in zip(_groups(optimizers), peaks, strict=True):
+                group["lr"] = peak * cosine_rate(self.step, self.steps)
             loss = loss_of(self.step)
-            optimizer.zero_grad(set_to_none=True)
+            self.module.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             self.step += 1
             self._follow()
             losses.append(float(loss.detach()))
@@ -88,10 +88,26 @@ class Stage:
                     f"{self.name} {self.step}/{self.steps} loss {recent:.5f} {pace:.3f} s/step"
                 )
             if now - saved > SAVE_EVERY_S or self.step == self.steps:
-                self._save(optimizer)
+                self._save(optimizers)
                 saved = time.monotonic()
         self.module.load_state_dict(self.state)
         self.module.eval()
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        named = list(self.module.named_parameters())
+        matrices = [w for n, w in named if w.ndim == 2 and "transformer_blocks." in n]
+        decay = self.weight_decay
+        if not (self.muon_rate and matrices):
+            rates = {"lr": self.learning_rate, "betas": self.betas, "weight_decay": decay}
+            return [torch.optim.AdamW(self.module.parameters(), **rates)]
+        by_muon = {id(weight) for weight in matrices}
+        rest = [weight for _, weight in named if id(weight) not in by_muon]
+        return [
+            torch.optim.Muon(
+                matrices, lr=self.muon_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(rest, lr=self.learning_rate, betas=self.betas, weight_decay=decay),
+        ]
 
     def _follow(self) -> None:
         # A young average follows closely, so that it does not remember the initialisation.
@@ -100,23 +116,28 @@ class Stage:
             for name, value in self.module.state_dict().items():
                 self.state[name].lerp_(value, 1.0 - keep)
 
-    def _resume(self, optimizer: torch.optim.Optimizer) -> None:
+    def _resume(self, optimizers: list[torch.optim.Optimizer]) -> None:
         if self.path.exists():
             saved: dict[str, Any] = torch.load(self.path, weights_only=True)
             self.module.load_state_dict(saved["module"])
-            optimizer.load_state_dict(saved["optimizer"])
+            for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
             self.state, self.step = saved["average"], saved["step"]
             self.report(f"{self.name}: resumed at step {self.step}")
         else:
             self.state = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
 
-    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+    def _save(self, optimizers: list[torch.optim.Optimizer]) -> None:
         partial = self.path.with_suffix(".partial")
         saved = {
             "module": self.module.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "average": self.state,
             "step": self.step,
         }
         torch.save(saved, partial)
         os.replace(partial, self.path)
+
+
+def _groups(optimizers: list[torch.optim.Optimizer]) -> list[dict[str, Any]]:
+    return [group for optimizer in optimizers for group in optimizer.param_groups]

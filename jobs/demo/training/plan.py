@@ -41,12 +41,17 @@ class TransformerPlan:
     text_tokens: int = 20
     pool_scenes: int = 3600
     pool_looks: int = 3
-    steps: int = 337
+    steps: int = 3200
     batch: int = 32
     learning_rate: float = 1.5e-3
-    reference_steps: int = 3900
+    muon_rate: float = 6e-3
+    compile: bool = False
+    inverted_scenes: int = 1200
+    inverted_share: float = 0.6
+    reference_steps: int = 5600
     reference_batch: int = 12
-    reference_learning_rate: float = 1.6e-3
+    reference_learning_rate: float = 1e-3
+    reference_muon_rate: float = 4e-3
     latent_noise: float = 0.25
 
 
@@ -74,6 +79,7 @@ class Plan:
             transformer=replace(
                 self.transformer,
                 pool_scenes=max(8, steps(self.transformer.pool_scenes)),
+                inverted_scenes=max(4, steps(self.transformer.inverted_scenes)),
                 steps=steps(self.transformer.steps),
                 reference_steps=steps(self.transformer.reference_steps),
             ),

@@ -1,18 +1,18 @@
 """Stage 3: reference attention, taught on pairs of clips with one geometry and two looks.
 
 In each step the edited clip's attention layers see `[own; reference]` keys and values, where the
-reference is a plain forward of the source clip at the same level. Three things are varied:
+reference is a plain forward of the source clip at the same level. Four things are varied:
 
-- *Where the edit came from.* An edit that starts at level k of the source's trajectory carries the
+- *Where the source comes from*: the trajectory of a real inversion, or the clip mixed with noise.
+- *Where the edit left it.* An edit that starts at level k of the source's trajectory carries the
   source in its noise: at level t below k its latent is `a_t·edit + s_t·e`, with
-  `e = noise + (a_k / s_k)·(source − edit)`, for as long as the prediction is right. Training draws
-  k up to the top, where the term vanishes, and trains on these latents, so that starting in the
-  middle is something that the model has seen.
+  `e = (x_k - a_k·edit) / s_k`, for as long as the prediction is right. Training draws k from t up
+  to the top, so that starting in the middle is something that the model has seen.
 - *The reference's prompt*: empty, the edit's, or the source's.
 - *The noise*: mostly the source's own; sometimes fresh noise, as in the public script.
 
-The reference half is a plain forward, so with its own or the empty prompt it is trained as one,
-and plain sampling stays what it was.
+The reference half is a plain forward, so with its own or the empty prompt, and noise that was mixed
+in, it is trained as one, and plain sampling stays what it was.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from jobs.demo.training.attention import TrainingAttention
 from jobs.demo.training.common import Stage, step_draws
 from jobs.demo.training.plan import TransformerPlan
 from jobs.demo.training.pool import Pool
+from jobs.demo.training.trajectories import entries, on_grid
 from jobs.demo.training.transformer import (
     Denoiser,
     stratified_levels,
@@ -44,8 +45,6 @@ JUST_LEFT = 0.4
 LOWEST_START = 350
 EDIT_PROMPT_REFERENCE = 0.25
 SOURCE_PROMPT_REFERENCE = 0.35
-# Objects are a tenth of the frame and most of the matter: with even weights, a small model learns
-# the words for backgrounds long before those for colours.
 OBJECT_WEIGHT = 12.0
 
 
@@ -53,6 +52,7 @@ def train_reference(
     denoiser: Denoiser,
     plan: TransformerPlan,
     pool: Pool,
+    trajectories: torch.Tensor,
     seed: int,
     work: Path,
     report: Callable[[str], None] = print,
@@ -65,102 +65,113 @@ def train_reference(
         work / "reference.pt",
         plan.reference_steps,
         plan.reference_learning_rate,
+        plan.reference_muon_rate,
         average=0.998,
         report=report,
     )
-    stage.run(lambda step: reference_loss(denoiser, plan, pool, seed, step))
+    stage.run(lambda step: reference_loss(denoiser, plan, pool, trajectories, seed, step))
 
 
 def reference_loss(
-    denoiser: Denoiser, plan: TransformerPlan, pool: Pool, seed: int, step: int
+    denoiser: Denoiser,
+    plan: TransformerPlan,
+    pool: Pool,
+    trajectories: torch.Tensor,
+    seed: int,
+    step: int,
 ) -> torch.Tensor:
     """Squared error of the edits' velocity, and of the references' where they are plain."""
     rng, generator = step_draws(seed, "reference", step)
     batch = plan.reference_batch
-    scenes, source_looks, edit_looks = draw_pairs(rng, pool, batch)
-    drawn = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    # Low levels only finish what is decided: an exponent below one draws fewer of them.
+    levels = stratified_levels(rng, batch, exponent=0.75).numpy()
+    starts = draw_starts(levels, rng)
+    inverted = np.arange(batch) < round(plan.inverted_share * batch)
+    levels = np.where(inverted, on_grid(levels), levels)
+    starts = np.where(inverted, on_grid(starts), starts)
+    scenes, source_looks, edit_looks = draw_pairs(rng, pool, inverted, len(trajectories))
+
     # One posterior noise for both: what is not edited is to be copied to the last digit.
+    drawn = torch.Generator().manual_seed(int(rng.integers(2**62)))
     shift = with_latent_noise(torch.zeros(batch, *pool.latents.shape[2:]), plan, drawn)
+    shift[: inverted.sum()] = 0.0
     source = pool.clean(scenes, source_looks) + shift
     edit = pool.clean(scenes, edit_looks) + shift
 
     noise = torch.randn(source.shape, generator=generator)
-    # Low levels only finish what is decided: an exponent below one draws fewer of them.
-    levels = stratified_levels(rng, batch, exponent=0.75)
-    edit_noise = carried_noise(denoiser, noise, source, edit, levels, rng)
+    noisy_source, source_target = denoiser.mix(source, noise, torch.from_numpy(levels))
+    left_at, _ = denoiser.mix(source, noise, torch.from_numpy(starts))
+    rows = np.flatnonzero(inverted)
+    noisy_source[rows] = entries(trajectories, scenes[rows], levels[rows])
+    left_at[rows] = entries(trajectories, scenes[rows], starts[rows])
+
+    edit_noise = carried_noise(denoiser, left_at, edit, torch.from_numpy(starts))
     fresh = torch.from_numpy(rng.random(batch) < FRESH_NOISE).view(-1, 1, 1, 1, 1)
     edit_noise = torch.where(fresh, torch.randn(noise.shape, generator=generator), edit_noise)
+    noisy_edit, edit_target = denoiser.mix(edit, edit_noise, torch.from_numpy(levels))
 
-    edit_prompts, reference_prompts, plain = [], [], []
-    for scene, of_source, of_edit in zip(scenes, source_looks, edit_looks, strict=True):
+    edit_prompts, reference_prompts, plain = [], [], ~inverted
+    for i, (scene, of_source, of_edit) in enumerate(
+        zip(scenes, source_looks, edit_looks, strict=True)
+    ):
         looks = pool.looks[scene]
         edit_prompts.append(training_prompt(looks[of_edit], rng))
-        prompt, trained = reference_prompt(looks[of_source], edit_prompts[-1], rng)
+        prompt, own = reference_prompt(looks[of_source], edit_prompts[-1], rng)
         reference_prompts.append(prompt)
-        plain.append(trained)
+        plain[i] &= own
 
-    noisy_edit, edit_target = denoiser.mix(edit, edit_noise, levels)
-    noisy_source, source_target = denoiser.mix(source, noise, levels)
     velocity = denoiser.velocity(
         torch.cat([noisy_edit, noisy_source]),
-        torch.cat([levels, levels]),
+        torch.from_numpy(np.concatenate([levels, levels])),
         edit_prompts + reference_prompts,
     )
-    of_edit, of_source = velocity.chunk(2)
-    places = [object_places(pool.looks[scene][0], source.shape[-1]) for scene in scenes]
-    weight = 1.0 + OBJECT_WEIGHT * torch.from_numpy(np.stack(places))
-    edited = (weight * (of_edit - edit_target).square()).mean()
-    kept = torch.tensor(plain, dtype=torch.float32).view(-1, 1, 1, 1, 1)
-    return edited + 0.5 * (kept * (of_source - source_target).square()).mean()
+    of_edits, of_sources = velocity.chunk(2)
+    weight = pool.object_weight(scenes, OBJECT_WEIGHT)
+    edited = (weight * (of_edits - edit_target).square()).mean()
+    kept = weight * torch.from_numpy(plain).view(-1, 1, 1, 1, 1)
+    return edited + 0.5 * (kept * (of_sources - source_target).square()).mean()
 
 
-def object_places(scene: world.Scene, latent_px: int) -> np.ndarray:
-    """Where a latent holds an object of any shape: float32 [latent frames, 1, H, W]."""
-    scale = latent_px / world.SIZE
-    masks = [
-        world.shape_mask("circle", 1.3 * scale * one.size, scale * one.path.centres(), latent_px)
-        for one in scene.objects
-    ]
-    mask = np.max(masks, axis=0)
-    # The first latent frame holds one frame and each of the others four.
-    later = mask[1:].reshape(-1, 4, latent_px, latent_px).max(axis=1)
-    return np.concatenate([mask[:1], later])[:, None]
+def draw_starts(levels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The level at which each edit left its source's trajectory, not below `levels`."""
+    lowest = np.maximum(levels, LOWEST_START)
+    # More of the starts lie close above the level: there the edit's latent is still the source's.
+    starts = (lowest + rng.random(len(levels)) ** 1.5 * (999 - lowest)).astype(np.int64)
+    chance = rng.random(len(levels))
+    starts = np.where(chance < JUST_LEFT, lowest, starts)
+    starts[chance > 1.0 - FROM_THE_TOP] = 999
+    return starts
 
 
 def carried_noise(
-    denoiser: Denoiser,
-    noise: torch.Tensor,
-    source: torch.Tensor,
-    edit: torch.Tensor,
-    levels: torch.Tensor,
-    rng: np.random.Generator,
+    denoiser: Denoiser, left_at: torch.Tensor, edit: torch.Tensor, starts: torch.Tensor
 ) -> torch.Tensor:
-    """The noise of an edit that left the source's trajectory at a level not below `levels`."""
-    batch = len(levels)
-    lowest = np.maximum(levels.numpy(), LOWEST_START)
-    # More of the starts lie close above the level: there the edit's latent is still the source's.
-    starts = (lowest + rng.random(batch) ** 1.5 * (999 - lowest)).astype(np.int64)
-    chance = rng.random(batch)
-    starts = np.where(chance < JUST_LEFT, lowest, starts)
-    starts[chance > 1.0 - FROM_THE_TOP] = 999
-    start = torch.from_numpy(starts)
-    ratio = (denoiser.signal[start] / denoiser.noise[start]).view(-1, 1, 1, 1, 1)
-    return noise + ratio * (source - edit)
+    """The noise of an edit that left its source's trajectory at `left_at`, on the levels `starts`.
+
+    With it the edit's latent at the start is the source's own, whatever the edit.
+    """
+    a = denoiser.signal[starts].view(-1, 1, 1, 1, 1)
+    s = denoiser.noise[starts].view(-1, 1, 1, 1, 1)
+    return (left_at - a * edit) / s
 
 
 def draw_pairs(
-    rng: np.random.Generator, pool: Pool, batch: int
+    rng: np.random.Generator, pool: Pool, inverted: np.ndarray, trajectories: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scenes, and the looks of source and edit: mostly two different ones, sometimes one twice.
 
-    Pairs with another shape, the hardest to learn, are kept more often than others, and pairs with
-    another background, the easiest, less often.
+    A source that is `inverted` (bool [B]) is the first look of one of the first `trajectories`
+    scenes. Pairs with another shape, the hardest to learn, are kept more often than others, and
+    pairs with another background, the easiest, less often.
     """
     pairs: list[tuple[int, int, int]] = []
-    while len(pairs) < batch:
-        scene = int(rng.integers(len(pool.looks)))
+    while len(pairs) < len(inverted):
+        first_only = inverted[len(pairs)]
+        scene = int(rng.integers(trajectories if first_only else len(pool.looks)))
         looks = pool.looks[scene]
         source, edit = (int(look) for look in rng.choice(len(looks), size=2, replace=False))
+        if first_only and source > 0:
+            source, edit = 0, source
         if rng.random() < SAME_LOOK:
             pairs.append((scene, source, source))
             continue
