@@ -95,19 +95,27 @@ class Stage:
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         named = list(self.module.named_parameters())
-        matrices = [w for n, w in named if w.ndim == 2 and "transformer_blocks." in n]
-        decay = self.weight_decay
-        if not (self.muon_rate and matrices):
-            rates = {"lr": self.learning_rate, "betas": self.betas, "weight_decay": decay}
-            return [torch.optim.AdamW(self.module.parameters(), **rates)]
+        blocks = [weight for name, weight in named if "transformer_blocks." in name]
+        matrices = [weight for weight in blocks if weight.ndim == 2 and self.muon_rate]
         by_muon = {id(weight) for weight in matrices}
-        rest = [weight for _, weight in named if id(weight) not in by_muon]
-        return [
-            torch.optim.Muon(
-                matrices, lr=self.muon_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-            ),
-            torch.optim.AdamW(rest, lr=self.learning_rate, betas=self.betas, weight_decay=decay),
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                [weight for _, weight in named if id(weight) not in by_muon],
+                lr=self.learning_rate,
+                betas=self.betas,
+                weight_decay=self.weight_decay,
+            )
         ]
+        if matrices:
+            optimizers.append(
+                torch.optim.Muon(
+                    matrices,
+                    lr=self.muon_rate,
+                    weight_decay=self.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+        return optimizers
 
     def _follow(self) -> None:
         # A young average follows closely, so that it does not remember the initialisation.
