@@ -145,6 +145,45 @@ def gallery(output: str) -> int:
 
 
 @app.command()
+def metrics(
+    output: Annotated[str, typer.Argument(help="The output folder of a job, a path or URI.")],
+    clip: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A CLIP model: agreement with the prompt.")
+    ] = None,
+    dino: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A DINO model: agreement with the source.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+) -> None:
+    """Add numbers that need another model to the results. Not while a job writes to the folder.
+
+    PATH is a folder or Hub name that transformers opens. Edits that were measured before with the
+    same model are left alone. Exit status: 3 if some edits could not be read.
+    """
+
+    def measure() -> int:
+        from rich.console import Console
+
+        from jobs.display import Ticker
+        from jobs.measure import measure_results
+
+        models = {"clip": clip, "dino": dino}
+        with Ticker(Console()) as ticker:
+            measured = measure_results(
+                output,
+                {kind: location for kind, location in models.items() if location},
+                device,
+                lambda so_far: ticker(f"{so_far.edits} edits measured"),
+            )
+        print(f"{measured.edits} edits measured, {measured.before} had been before")
+        if measured.unreadable:
+            print(f"{measured.unreadable} not readable: {measured.reason}", file=sys.stderr)
+        return EXIT_SOME_FAILED if measured.unreadable else EXIT_DONE
+
+    raise typer.Exit(_reported(measure))
+
+
+@app.command()
 def gc(
     output: Annotated[str, typer.Argument(help="The output folder of a job, a path or URI.")],
     keep: Annotated[
@@ -190,7 +229,7 @@ def execute(make_spec: Callable[[], JobSpec]) -> int:
         counts = None
         if what.edits:
             with Progress(console, what.edits) as progress:
-                counts = run(prepared, what, progress)
+                counts = run(prepared, what, progress.show)
         show_end(counts, prepared, what, time.monotonic() - started, console)
         return EXIT_SOME_FAILED if counts and counts.failed else EXIT_DONE
 

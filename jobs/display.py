@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -17,21 +17,16 @@ LINE_EVERY_S = 10.0
 """Without a terminal, a line at most this often."""
 
 
-class Progress:
-    """Shows counts as they grow.
+class Ticker:
+    """One line of text that changes: in place on a terminal, else printed now and then."""
 
-    Args:
-        edits: how many there are to do; what was done before is not among them.
-    """
-
-    def __init__(self, console: Console, edits: int) -> None:
-        self.console, self.edits = console, edits
-        self.started = time.monotonic()
-        self.last_line = self.started
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started = self.last_line = time.monotonic()
         self.last_text = ""
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self._live.__enter__()
         return self
@@ -40,13 +35,27 @@ class Progress:
         if self.console.is_terminal:
             self._live.__exit__(None, None, None)
 
-    def __call__(self, counts: Counts) -> None:
-        text = self.line(counts)
+    def __call__(self, text: str) -> None:
         if self.console.is_terminal:
             self._live.update(text)
         elif text != self.last_text and time.monotonic() - self.last_line >= LINE_EVERY_S:
             self.last_line, self.last_text = time.monotonic(), text
             self.console.print(text, soft_wrap=True, highlight=False)
+
+
+class Progress(Ticker):
+    """Shows counts as they grow.
+
+    Args:
+        edits: how many there are to do; what was done before is not among them.
+    """
+
+    def __init__(self, console: Console, edits: int) -> None:
+        super().__init__(console)
+        self.edits = edits
+
+    def show(self, counts: Counts) -> None:
+        self(self.line(counts))
 
     def line(self, counts: Counts) -> str:
         elapsed = max(1e-6, time.monotonic() - self.started)

@@ -57,6 +57,27 @@ METRICS = (
         "The same for the source clip: an edit far above this has added flicker.",
     ),
     Metric(
+        "clip_text",
+        "CLIP: prompt",
+        "cosine",
+        "Edit",
+        "Do the frames show what the prompt says? Higher is nearer, within one CLIP model.",
+    ),
+    Metric(
+        "clip_frames",
+        "CLIP: frames",
+        "cosine",
+        "Edit",
+        "Agreement of the frames with each other; 1: all alike.",
+    ),
+    Metric(
+        "dino_source",
+        "DINO: source",
+        "cosine",
+        "Edit",
+        "Agreement of the frames with the source's; 1: the same structure.",
+    ),
+    Metric(
         "clipped_fraction",
         "Clipped values",
         "%",

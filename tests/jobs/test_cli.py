@@ -148,9 +148,9 @@ def test_without_a_terminal_progress_is_plain_lines(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("jobs.display.LINE_EVERY_S", 0.0)
     out = io.StringIO()
     with Progress(Console(file=out, width=200), 10) as progress:
-        progress(Counts(inverted=1))
-        progress(Counts(inverted=2, edited=4, failed=1))
-        progress(Counts(inverted=2, edited=4, failed=1))
+        progress.show(Counts(inverted=1))
+        progress.show(Counts(inverted=2, edited=4, failed=1))
+        progress.show(Counts(inverted=2, edited=4, failed=1))
     lines = out.getvalue().splitlines()
     assert len(lines) >= 2
     assert lines[0].startswith("1 videos inverted · 0 of 10 edits done · 0 failed")
@@ -163,7 +163,7 @@ def test_on_a_terminal_progress_is_one_live_line() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
     with Progress(console, 10) as progress:
-        progress(Counts(edited=4))
+        progress.show(Counts(edited=4))
     assert "4 of 10 edits done" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
     assert "\x1b[" in out.getvalue()
 

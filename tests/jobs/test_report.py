@@ -193,10 +193,10 @@ def test_values_that_are_not_finite_do_not_break_the_page(tmp_path: Path) -> Non
 
 def test_other_columns_are_shown_and_their_numbers_can_be_sorted(tmp_path: Path) -> None:
     rows = [make_row(str(n), difficulty=n, kind="shapes") for n in range(3)]
-    rows = [row | {"metrics": row["metrics"] | {"clip_text": 0.3}} for row in rows]
+    rows = [row | {"metrics": row["metrics"] | {"sharpness": 0.3}} for row in rows]
     output = report_of(rows, tmp_path)
     added = {m["key"]: m["label"] for m in read_summary(output)["metrics"][-2:]}
-    assert added == {"difficulty": "Difficulty", "clip_text": "Clip text"}
+    assert added == {"difficulty": "Difficulty", "sharpness": "Sharpness"}
     assert read_column(output, "number:difficulty") == [0, 1, 2]
     assert read_cards(output)[0]["columns"] == [["kind", "shapes"]]
 
@@ -222,9 +222,10 @@ def test_a_metric_that_no_edit_has_and_one_that_never_changes_have_no_histogram(
 
 def test_every_metric_of_a_result_row_is_explained_in_one_line() -> None:
     from cluster.results import METRICS as STORED
+    from jobs.measure import COLUMNS as ADDED
 
     known = {metric.key: metric for metric in METRICS}
-    assert set(STORED) <= set(known)
+    assert {*STORED, *(name for names in ADDED.values() for name in names)} <= set(known)
     assert all(0 < len(metric.about) <= 85 for metric in METRICS)
 
 
