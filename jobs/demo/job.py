@@ -1,19 +1,42 @@
-"""The demo: a few drawn clips, prompts for them, and the job that edits them."""
+"""The demo: three drawn clips with two prompts each, and the job that edits them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from jobs.demo import world
+from jobs.demo.world import Object, Scene
+from jobs.demo.world import Path as Way
 
-FRAMES, SIZE, FPS = 9, 48, 8.0
-COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 220)}
-CLIPS = (
-    ("red-circle", "circle", "red", (1, 0), ("blue", "green")),
-    ("green-square", "square", "green", (0, 1), ("red", "blue")),
-    ("blue-circle", "circle", "blue", (-1, 0), ("red", "green")),
-)
+RED_CIRCLE = Scene((Object("red", "circle", 12.0, Way((22.0, 32.0), "right", 20.0)),), "white")
+BLUE_SQUARE = Scene((Object("blue", "square", 11.0, Way((32.0, 22.0), "down", 20.0, 8.0)),), "gray")
+YELLOW_STAR = Scene((Object("yellow", "star", 11.0, Way((42.0, 34.0), "left", 20.0)),), "black")
+
+CLIPS: dict[str, tuple[Scene, dict[str, Scene]]] = {
+    "red-circle": (
+        RED_CIRCLE,
+        {
+            "green": world.with_colour(RED_CIRCLE, "green"),
+            "star": world.with_shape(RED_CIRCLE, "star"),
+        },
+    ),
+    "blue-square": (
+        BLUE_SQUARE,
+        {
+            "red": world.with_colour(BLUE_SQUARE, "red"),
+            "circle": world.with_shape(BLUE_SQUARE, "circle"),
+        },
+    ),
+    "yellow-star": (
+        YELLOW_STAR,
+        {
+            "purple": world.with_colour(YELLOW_STAR, "purple"),
+            "square": world.with_shape(YELLOW_STAR, "square"),
+        },
+    ),
+}
+"""For each clip its scene, and the scene that each of its edits asks for."""
 
 
 def write_demo(folder: Path) -> dict[str, Any]:
@@ -26,19 +49,19 @@ def write_demo(folder: Path) -> dict[str, Any]:
     clips = folder / "clips"
     clips.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name, shape, colour, direction, others in CLIPS:
+    for name, (scene, edits) in CLIPS.items():
         path = clips / f"{name}.mp4"
         if not path.exists():
             with path.open("wb") as file:
-                write_clip(file, torch.from_numpy(draw(shape, colour, direction)), fps=FPS)
+                write_clip(file, torch.from_numpy(world.draw(scene)), fps=world.FPS)
         rows.append(
             {
                 "video": f"clips/{name}.mp4",
                 "video_id": name,
-                "source_prompt": prompt(colour, shape, direction),
+                "source_prompt": world.prompt(scene),
                 "edits": [
-                    {"edit_id": other, "prompt": prompt(other, shape, direction)}
-                    for other in others
+                    {"edit_id": edit, "prompt": world.prompt(asked)}
+                    for edit, asked in edits.items()
                 ],
             }
         )
@@ -48,24 +71,3 @@ def write_demo(folder: Path) -> dict[str, Any]:
         "output": str(folder / "output"),
         "inversion": {"steps": 25},
     }
-
-
-def prompt(colour: str, shape: str, direction: tuple[int, int]) -> str:
-    way = {(1, 0): "right", (-1, 0): "left", (0, 1): "down", (0, -1): "up"}[direction]
-    return f"a {colour} {shape} moving {way} on a white background"
-
-
-def draw(shape: str, colour: str, direction: tuple[int, int]) -> np.ndarray:
-    """Frames, uint8 [F, H, W, 3], of one shape that crosses a white background."""
-    rows, columns = np.mgrid[:SIZE, :SIZE]
-    frames = np.full((FRAMES, SIZE, SIZE, 3), 255, np.uint8)
-    for i, frame in enumerate(frames):
-        along = 3.0 * (i - FRAMES // 2)
-        x = SIZE / 2 + direction[0] * along
-        y = SIZE / 2 + direction[1] * along
-        if shape == "circle":
-            inside = (columns - x) ** 2 + (rows - y) ** 2 < 8**2
-        else:
-            inside = np.maximum(abs(columns - x), abs(rows - y)) < 7
-        frame[inside] = COLOURS[colour]
-    return frames

@@ -46,7 +46,7 @@ EDGE_PX = 1.4
 # Radius of each shape for an object of size 1: near enough in area for one to replace another.
 RADIUS_OF = {"circle": 1.0, "square": 0.88, "star": 1.4}
 STAR_WAIST = 0.45
-TWO_OBJECTS = 0.2
+TWO_OBJECTS = 0.15
 CURVED = 0.4
 
 Frames = NDArray[np.uint8]
@@ -99,9 +99,9 @@ def random_scene(rng: np.random.Generator) -> Scene:
     """Draw a scene: one object, or two that never touch, on any background."""
     background = _pick(rng, BACKGROUNDS)
     if rng.random() >= TWO_OBJECTS:
-        return Scene((_random_object(rng, 7.0, 9.5),), background)
+        return Scene((_random_object(rng, 10.0, 13.0),), background)
     while True:
-        pair = (_random_object(rng, 6.0, 8.0), _random_object(rng, 6.0, 8.0))
+        pair = (_random_object(rng, 7.5, 9.5), _random_object(rng, 7.5, 9.5))
         gap = np.linalg.norm(pair[0].path.centres() - pair[1].path.centres(), axis=1).min()
         scene = Scene(pair, background)
         if gap > 1.45 * (pair[0].size + pair[1].size) and _told_apart(scene):
@@ -251,9 +251,9 @@ def _random_object(rng: np.random.Generator, smallest: float, largest: float) ->
 def _random_path(rng: np.random.Generator, size: float) -> Path:
     """A path that keeps the widest shape of this size inside the frame."""
     heading = _pick(rng, tuple(HEADINGS))
-    length = rng.uniform(14.0, 28.0)
-    bend = float(rng.choice([-1.0, 1.0]) * rng.uniform(6.0, 11.0)) if rng.random() < CURVED else 0.0
-    margin = 1.3 * size
+    length = rng.uniform(12.0, 20.0)
+    bend = float(rng.choice([-1.0, 1.0]) * rng.uniform(5.0, 9.0)) if rng.random() < CURVED else 0.0
+    margin = 1.4 * size
     offsets = Path((0.0, 0.0), heading, length, bend).centres()
     low = margin - offsets.min(axis=0)
     high = SIZE - 1 - margin - offsets.max(axis=0)

@@ -103,8 +103,9 @@ the pipeline's own default is 226.
 
 - Colours: {colours}. Shapes: {shapes}. Backgrounds: {backgrounds}.
 - Ways to move: moving or curving, each {headings}.
-- Prompts: "a red star moving right on a white background", two objects joined by "and" (a fifth of
-  the clips), any clause left out, "thing" for an object without a shape, and the empty prompt.
+- Prompts: "a red star moving right on a white background", two objects joined by "and"
+  ({world.TWO_OBJECTS:.0%} of the clips), any clause left out, "thing" for an object without a
+  shape, and the empty prompt.
 
 ## Parts
 
@@ -126,11 +127,12 @@ data. {run.machine}, {run.minutes:.0f} minutes in all.
    means).
 2. Transformer and text encoder, {sizes.steps} steps of {sizes.batch} clips out of
    {sizes.pool_scenes * sizes.pool_looks}, with fixed noise of {sizes.latent_noise} on the scaled
-   latents; 10% empty prompts, each clause dropped 10% of the time.
+   latents; 10% empty prompts, each clause dropped 10% of the time. Weight matrices by Muon, the
+   rest by AdamW; places with an object weigh more.
 3. **It was taught reference attention**: {sizes.reference_steps} steps of {sizes.reference_batch}
    pairs of clips with the same geometry and other colours, shapes or background, in which every
    attention layer of the edited clip also sees the keys and values of the source clip. It was also
-   shown edits that start in the middle of the source's trajectory. A CogVideoX that was trained on
-   text to video alone was not taught either, so how well *this* model edits says nothing of how
-   well a larger one will.
+   shown edits that start in the middle of the source's trajectory, {sizes.inverted_share:.0%} of
+   them on trajectories of real inversions. A CogVideoX that was trained on text to video alone was
+   not taught either, so how well *this* model edits says nothing of how well a larger one will.
 {run.edits}"""

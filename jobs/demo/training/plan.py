@@ -16,8 +16,8 @@ class VaePlan:
 
     channels: tuple[int, ...] = (16, 32, 64)
     groups: int = 8
-    latent_channels: int = 8
-    steps: int = 1620
+    latent_channels: int = 16
+    steps: int = 1500
     crop_share: float = 0.5
     crop_px: int = 32
     crop_batch: int = 14
