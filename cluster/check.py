@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cluster.job import Job
 from cluster.results import Keys, done_key
-from cluster.rows import check_row
+from cluster.rows import check_row, default_edit_id, default_video_id
 from cluster.work import WORK, Row, rebuilt, row_digest
 from pipeline.errors import ErrorCode, RowError
 
@@ -51,7 +51,8 @@ class CheckRows:
         except RowError as error:
             return {
                 **blank,
-                **{name: _as_text(row.get(name)) for name in ("video_id", "video")},
+                "video_id": _id_as_given(row),
+                "video": _as_text(row.get("video")),
                 "source_prompt": _as_text(row.get("source_prompt")),
                 "edits": _edits_as_given(row.get("edits")),
                 "error_code": error.code,
@@ -88,6 +89,14 @@ class CheckRows:
         self.seen.add(video_id)
 
 
+def _id_as_given(row: Row) -> str | None:
+    """The id of a refused row, or the one that it would have had: its result row needs a name."""
+    given, video = row.get("video_id"), row.get("video")
+    if given is None and isinstance(video, str) and video.strip():
+        return default_video_id(video)
+    return _as_text(given)
+
+
 def _as_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else repr(value)
 
@@ -97,7 +106,16 @@ def _edits_as_given(edits: Any) -> list[Row]:
     if not isinstance(edits, list):
         return []
     return [
-        {"edit_id": _as_text(edit.get("edit_id")), "prompt": _as_text(edit.get("prompt"))}
+        {"edit_id": _edit_id_as_given(edit), "prompt": _as_text(edit.get("prompt"))}
         for edit in edits
         if isinstance(edit, Mapping)
     ]
+
+
+def _edit_id_as_given(edit: Mapping[str, Any]) -> str | None:
+    given = edit.get("edit_id")
+    if given is not None:
+        return _as_text(given)
+    return default_edit_id(
+        *(edit.get(name) for name in ("prompt", "negative_prompt", "guidance_scale", "seed"))
+    )

@@ -25,10 +25,10 @@ import ray  # isort: skip
 import ray.data  # isort: skip
 
 from cluster.check import CheckRows
-from cluster.garbage import collect_garbage
+from cluster.garbage import tidy
 from cluster.job import CannotRun, Job
 from cluster.placement import Placement, configure, start_ray, threads
-from cluster.results import Keys, ResultWriter, compact
+from cluster.results import Keys, ResultWriter
 from cluster.settings import GroupSettings
 from cluster.stages import EncodePrompts, FanOut, InvertVideos, ReconstructEdits
 from pipeline.storage import Folder
@@ -98,9 +98,7 @@ def run(
             writer.write(pending)
     counts.inverted = ray.get(tally.inverted.remote())
     on_progress(counts)
-    compact(Folder(job.editing.output), job.run)
-    if job.editing.trajectory.keep != "always":
-        collect_garbage(Folder(job.editing.output), job.editing.trajectory.keep)
+    tidy(job)
     return counts
 
 

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -85,13 +88,13 @@ class Keys:
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Keys:
-        return cls(np.array([_hash(text) for text in texts], dtype=f"V{KEY_BYTES}").view(_PAIR))
+        return cls(_hashes(texts))
 
     def __len__(self) -> int:
         return len(self.hashes)
 
     def __contains__(self, text: str) -> bool:
-        wanted = np.array([_hash(text)], dtype=f"V{KEY_BYTES}").view(_PAIR)
+        wanted = _hashes([text])
         place = int(np.searchsorted(self.hashes, wanted)[0])
         return place < len(self.hashes) and bool(self.hashes[place] == wanted[0])
 
@@ -105,14 +108,39 @@ def done_key(video_id: str, edit_id: str, fingerprint: str) -> str:
 
 
 def read_done(output: Folder) -> Keys:
-    """The keys of all edits that are done, under whatever settings."""
-    columns = ["video_id", "edit_id", "fingerprint", "status"]
-    return Keys.of(
-        done_key(row["video_id"], row["edit_id"], row["fingerprint"])
-        for _, table in read_parts(output, columns)
-        for row in table.to_pylist()
-        if row["status"] == "ok"
-    )
+    """The keys of all edits that are done: of each edit the newest row counts, if it is `ok`.
+
+    An older row may be `ok` under other settings: what it made has been written over since.
+    """
+    columns = ["video_id", "edit_id", "fingerprint", "status", "finished_at"]
+    parts = [_Rows.of(())]
+    for _, table in read_parts(output, columns):
+        # What the row check refused has no fingerprint, and perhaps the ids of another row.
+        parts.append(_Rows.of([row for row in table.to_pylist() if row["fingerprint"]]))
+    edits, keys, times, good = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((times, edits["low"], edits["high"]))
+    edits = edits[order]
+    newest = np.append(edits[1:] != edits[:-1], True)[: len(order)]
+    return Keys(keys[order][newest & good[order]])
+
+
+class _Rows(NamedTuple):
+    """Rows as columns: what names the edit, its `done_key`, when it was finished, and how."""
+
+    edits: np.ndarray
+    keys: np.ndarray
+    times: np.ndarray
+    good: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[dict[str, Any]]) -> _Rows:
+        ids = ("video_id", "edit_id", "fingerprint")
+        return cls(
+            _hashes(f"{row['video_id']}\0{row['edit_id']}" for row in rows),
+            _hashes(done_key(*(row[name] for name in ids)) for row in rows),
+            np.array([row["finished_at"].timestamp() for row in rows], np.float64),
+            np.array([row["status"] == "ok" for row in rows], np.bool_),
+        )
 
 
 def read_parts(
@@ -139,7 +167,7 @@ class ResultWriter:
 
     def write(self, tables: Sequence[pa.Table]) -> None:
         """Store rows as one more file; they are durable when this returns."""
-        table = pa.concat_tables(tables, promote_options="permissive")
+        table = together(tables)
         if table.num_rows:
             self.output.write(f"{FOLDER}/{self.run}-{self.files:06d}.parquet", to_parquet(table))
             self.files += 1
@@ -151,35 +179,92 @@ def compact(output: Folder, run: str) -> None:
     The new files are written before the old ones are removed. A run that is killed in between
     leaves some rows twice; `finished_at` tells which is the newer, and the next run compacts again.
     """
-    columns = ["video_id", "edit_id", "finished_at", "error_code", "video"]
-    order = [
-        (name, place, _edit_key(row), row["finished_at"])
-        for name, table in read_parts(output, columns)
-        for place, row in enumerate(table.to_pylist())
-    ]
-    newest: dict[str, int] = {}
-    for number, (_, _, key, when) in enumerate(order):
-        if key not in newest or order[newest[key]][3] <= when:
-            newest[key] = number
-    parts = {name for name, *_ in order}
-    if len(newest) == len(order) and len(parts) * ROWS_PER_FILE <= len(order) + ROWS_PER_FILE:
+    columns = ["video_id", "edit_id", "finished_at", "error_code", "video", "fingerprint", "run"]
+    parts, rows = [], []
+    for name, table in read_parts(output, columns):
+        parts.append(name)
+        rows += [_placed(name, at, row) for at, row in enumerate(table.to_pylist())]
+    kept = _newest(rows)
+    if len(kept) == len(rows) and len(parts) * ROWS_PER_FILE <= len(rows) + ROWS_PER_FILE:
         return
     keep: dict[str, list[int]] = {}
-    for number in sorted(newest.values()):
-        keep.setdefault(order[number][0], []).append(order[number][1])
+    for row in kept:
+        keep.setdefault(row.part, []).append(row.at)
     for number, table in enumerate(_refilled(output, keep)):
         output.write(f"{FOLDER}/{run}-compact-{number:06d}.parquet", to_parquet(table))
     for name in parts:
         output.remove(name)
 
 
-def _edit_key(row: dict[str, Any]) -> str:
-    """What names an edit among the results.
+class _Placed(NamedTuple):
+    """A row and its place in the results.
 
-    A row that was refused because its id is another row's must not take that row's place.
+    Args:
+        edit: what names its edit. A row that was refused because its id is another row's must not
+            take that row's place.
+        told: whether the row says which edit it is of.
+        refused: by the row check, which other rows may have been with the same ids.
     """
-    refused = row["error_code"] == ErrorCode.DUPLICATE_VIDEO_ID
-    return f"{row['video_id']}\0{row['edit_id']}\0{row['video'] if refused else ''}"
+
+    part: str
+    at: int
+    video: str | None
+    edit: str
+    told: bool
+    refused: bool
+    run: str
+    when: datetime
+
+
+def _placed(part: str, at: int, row: dict[str, Any]) -> _Placed:
+    copied = row["error_code"] == ErrorCode.DUPLICATE_VIDEO_ID
+    edit = f"{row['video_id']}\0{row['edit_id']}\0{row['video'] if copied else ''}"
+    told, refused = row["edit_id"] is not None, row["fingerprint"] is None
+    run = sys.intern(row["run"] or "")
+    return _Placed(part, at, row["video_id"], edit, told, refused, run, row["finished_at"])
+
+
+def _newest(rows: Sequence[_Placed]) -> list[_Placed]:
+    """The rows that stay, in order.
+
+    Of the rows that name one edit the newest stays. Rows that the row check refused may have the
+    same ids, or none, each being a fault of its own: all of the newest run's stay. A row of a
+    video whose edits could not be told goes when a later run could tell them.
+    """
+    newest: dict[str, _Placed] = {}
+    told: dict[str | None, str] = {}
+    for row in rows:
+        if row.edit not in newest or newest[row.edit].when <= row.when:
+            newest[row.edit] = row
+        if row.told:
+            told[row.video] = max(told.get(row.video, ""), row.run)
+    kept, copies = [], _Copies()
+    for row in rows:
+        last = newest[row.edit]
+        if not row.told and told.get(row.video, "") > row.run:
+            continue
+        beside = row.refused and last.refused and row.run == last.run
+        if row is last if not beside else copies.is_first(row):
+            kept.append(row)
+    return kept
+
+
+class _Copies:
+    """Tells a refused row from its copy, which a killed compaction leaves in another part.
+
+    Rows of one table are finished at the same time and lie in one part; there they are counted.
+    """
+
+    def __init__(self) -> None:
+        self._within: Counter[tuple[str, str, datetime]] = Counter()
+        self._seen: set[tuple[str, datetime, int]] = set()
+
+    def is_first(self, row: _Placed) -> bool:
+        self._within[row.part, row.edit, row.when] += 1
+        identity = (row.edit, row.when, self._within[row.part, row.edit, row.when])
+        first = identity not in self._seen
+        self._seen.add(identity)
+        return first
 
 
 def _refilled(output: Folder, keep: dict[str, list[int]]) -> Iterator[pa.Table]:
@@ -191,16 +276,50 @@ def _refilled(output: Folder, keep: dict[str, list[int]]) -> Iterator[pa.Table]:
         pending.append(rows)
         count += rows.num_rows
         if count >= ROWS_PER_FILE:
-            yield pa.concat_tables(pending, promote_options="permissive")
+            yield together(pending)
             pending, count = [], 0
     if count:
-        yield pa.concat_tables(pending, promote_options="permissive")
+        yield together(pending)
+
+
+def together(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table of all rows. A manifest's column whose type was changed since becomes text."""
+    types: dict[str, set[pa.DataType]] = {}
+    for table in tables:
+        for field in table.schema:
+            types.setdefault(field.name, set()).add(field.type)
+    for name, kinds in types.items():
+        if name not in SCHEMA.names and not _one_type(kinds):
+            tables = [_as_text(table, name) for table in tables]
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _one_type(kinds: set[pa.DataType]) -> bool:
+    try:
+        pa.unify_schemas(
+            [pa.schema([("value", kind)]) for kind in kinds], promote_options="permissive"
+        )
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return False
+    return True
+
+
+def _as_text(table: pa.Table, name: str) -> pa.Table:
+    if name not in table.column_names:
+        return table
+    texts = [value if value is None else str(value) for value in table[name].to_pylist()]
+    return table.set_column(table.column_names.index(name), name, pa.array(texts, pa.string()))
 
 
 def to_parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def _hashes(texts: Iterable[str]) -> np.ndarray:
+    """16 bytes of each text's hash, as pairs of numbers that sort."""
+    return np.array([_hash(text) for text in texts], dtype=f"V{KEY_BYTES}").view(_PAIR)
 
 
 def _hash(text: str) -> bytes:

@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
+Seconds = Annotated[float, Gt(0), Le(1_000_000)]
+"""A deadline; what waits for it takes milliseconds in 32 bits, which end after 24 days."""
+
 
 @dataclass(frozen=True)
 class GroupSettings:
@@ -61,6 +64,6 @@ class ClusterSettings:
     prompts: PromptSettings = PromptSettings()
     device: Literal["auto", "cpu", "gpu"] = "auto"
     retries: Annotated[int, Ge(0), Le(20)] = 2
-    start_deadline_s: Annotated[float, Gt(0)] = 1800.0
-    inversion_deadline_s: Annotated[float, Gt(0)] = 7200.0
-    reconstruction_deadline_s: Annotated[float, Gt(0)] = 7200.0
+    start_deadline_s: Seconds = 1800.0
+    inversion_deadline_s: Seconds = 7200.0
+    reconstruction_deadline_s: Seconds = 7200.0

@@ -204,7 +204,9 @@ def gc(
         if keep not in KEEP:
             raise JobError(f"--keep {keep!r}: expected one of {', '.join(KEEP)}")
         removed = collect_garbage(Folder(absolute(output)), keep)
-        print(f"{len(removed)} trajectories deleted, {sum(removed.values()) / 1e6:.1f} MB")
+        print(
+            f"{len(removed)} trajectories cleaned up, {sum(removed.values()) / 1e6:.1f} MB deleted"
+        )
         return EXIT_DONE
 
     raise typer.Exit(_reported(collect))
@@ -218,6 +220,7 @@ def execute(make_spec: Callable[[], JobSpec]) -> int:
 
         from rich.console import Console
 
+        from cluster.garbage import tidy
         from jobs.display import Progress, show_end, show_plan
         from jobs.run import owed, prepare, run
 
@@ -230,6 +233,8 @@ def execute(make_spec: Callable[[], JobSpec]) -> int:
         if what.edits:
             with Progress(console, what.edits) as progress:
                 counts = run(prepared, what, progress.show)
+        else:
+            tidy(prepared.job)
         show_end(counts, prepared, what, time.monotonic() - started, console)
         return EXIT_SOME_FAILED if counts and counts.failed else EXIT_DONE
 

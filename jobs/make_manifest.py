@@ -54,11 +54,12 @@ def make_manifest(
 
 def _head(source: str) -> bytes | None:
     """The first bytes of a file; None for a folder."""
-    fs, path = fsspec.core.url_to_fs(source)
-    if fs.isdir(path):
-        return None
     try:
+        fs, path = fsspec.core.url_to_fs(source)
+        if fs.isdir(path):
+            return None
         with fs.open(path, "rb") as file:
             return bytes(file.read(HEAD_BYTES))
-    except OSError as error:
-        raise ConvertError(f"{source}: cannot be read: {error}") from error
+    except Exception as error:  # each storage has its own kinds of failure
+        said = str(error) or type(error).__name__
+        raise ConvertError(f"{source}: cannot be read: {said}") from error

@@ -79,6 +79,7 @@ def check_manifest(
     storage_options: dict[str, Any] | None = None,
     *,
     reserved: frozenset[str] = frozenset(),
+    leave_out: str | None = None,
 ) -> ManifestInfo:
     """Read the footers of the manifest and check them.
 
@@ -86,12 +87,14 @@ def check_manifest(
         uri: a file or a folder of `*.parquet` files, local or of any fsspec protocol.
         storage_options: given to fsspec.
         reserved: names that the results use themselves; no extra column may have one.
+        leave_out: a folder whose files are none of the manifest's, where it lies in the manifest's
+            own: a job's output.
 
     Raises:
         ManifestError: missing, empty, not Parquet, a column missing or of the wrong type, files
             that differ, an extra column with a reserved name.
     """
-    fs, paths = _find_files(uri, storage_options or {})
+    fs, paths = _find_files(uri, storage_options or {}, leave_out)
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(lambda path: _read_footer(fs, path), paths))
     report = _Report([f"{footer.uri}: {footer.damage}" for footer in footers if footer.damage])
@@ -195,7 +198,7 @@ class _Report:
     warnings: list[str] = field(default_factory=list)
 
 
-def _find_files(uri: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
+def _find_files(uri: str, options: dict[str, Any], leave_out: str | None) -> tuple[Any, list[str]]:
     try:
         fs, path = fsspec.core.url_to_fs(uri, **options)
         if fs.isfile(path):
@@ -209,6 +212,9 @@ def _find_files(uri: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
         raise _refusal(uri, [f"it cannot be read: {type(error).__name__}: {error}"]) from error
     if not there:
         raise _refusal(uri, ["there is no such file or folder; expected a Parquet file"])
+    if leave_out:
+        other = fsspec.core.url_to_fs(leave_out)[1].rstrip("/") + "/"
+        found = [path for path in found if not path.startswith(other)]
     paths = [path for path in sorted(found) if path.endswith((".parquet", ".pq"))]
     if not paths:
         names = ", ".join(posixpath.basename(path) for path in found[:3]) or "nothing"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from cluster.results import read_parts, to_parquet
-from jobs.spec import JobError, absolute
+from jobs.spec import JobError, absolute, model
 from pipeline.errors import RowError
 from pipeline.storage import Folder
 
@@ -63,7 +63,7 @@ def measure_results(
         raise JobError(
             f"{output.uri}: no rows in results/*.parquet; run the job first, with the same folder"
         )
-    models = {kind: absolute(location) for kind, location in models.items()}
+    models = {kind: model(location) for kind, location in models.items()}
     measures = {kind: _load(kind, models[kind], device, output) for kind in models}
     done = Measured()
     for name, table in read_parts(output):

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+import fsspec
+import pyarrow as pa
 import yaml
 
 from cluster.check import CheckRows
@@ -56,7 +58,7 @@ def prepare(spec: JobSpec) -> Prepared:
     manifest = scan = checkpoint = clip = None
     editing = spec.editing()
     try:
-        manifest = check_manifest(manifest_uri, reserved=RESERVED)
+        manifest = check_manifest(manifest_uri, reserved=RESERVED, leave_out=editing.output)
         problems.extend(
             f"manifest {file}: its name has no ending; rename it to end in .parquet"
             for file in manifest.files
@@ -65,12 +67,17 @@ def prepare(spec: JobSpec) -> Prepared:
         scan = scan_manifest(manifest.files)
     except ManifestError as error:
         problems.append(str(error))
+    except (OSError, pa.ArrowException) as error:
+        problems.append(f"manifest {manifest_uri}: its rows cannot be read: {error}")
     try:
         checkpoint = open_checkpoint(editing.checkpoint)
         clip = clip_size(editing.video, checkpoint)
         check_groups(spec, checkpoint, clip)
     except (UnsupportedCheckpoint, ValueError) as error:
         problems.append(str(error))
+    except Exception as error:  # each storage has its own kinds of failure
+        said = f"{type(error).__name__}: {error}"
+        problems.append(f"checkpoint {editing.checkpoint}: cannot be read: {said}")
     problems.extend(_storage_problems(editing.output))
     if problems or manifest is None or scan is None or checkpoint is None:
         raise JobError("\n".join(problems))
@@ -88,7 +95,8 @@ def prepare(spec: JobSpec) -> Prepared:
 
 def manifest_folder(uri: str, files: tuple[str, ...]) -> str:
     """What relative videos are relative to: the manifest itself where it is a folder of files."""
-    is_file = len(files) == 1 and files[0].rstrip("/").endswith(uri.rstrip("/").rsplit("/", 1)[-1])
+    own = fsspec.core.url_to_fs(uri)[1].rstrip("/")
+    is_file = [fsspec.core.url_to_fs(file)[1] for file in files] == [own]
     return uri.rstrip("/").rsplit("/", 1)[0] if is_file else uri.rstrip("/")
 
 

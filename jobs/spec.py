@@ -63,7 +63,7 @@ class JobSpec(BaseModel):
     def editing(self) -> EditingSettings:
         """The part that the processes with the model must know."""
         return EditingSettings(
-            checkpoint=EMBEDDED if self.checkpoint == "embedded" else absolute(self.checkpoint),
+            checkpoint=EMBEDDED if self.checkpoint == "embedded" else model(self.checkpoint),
             output=absolute(self.output),
             precision=self.precision,
             seed=self.seed,
@@ -119,13 +119,13 @@ def parse_job(values: Mapping[str, Any], changes: Sequence[str] = (), *, source:
 
 def absolute(location: str) -> str:
     """A local path made absolute, so that every process means the same; URIs stay as they are."""
-    if "://" in location or (
-        location.count("/") == 1
-        and not Path(location).exists()
-        and not location.startswith((".", "/", "~"))
-    ):
-        return location
-    return str(Path(location).expanduser().absolute())
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
+def model(location: str) -> str:
+    """As `absolute`, but `owner/name` stays a name on the Hub where there is no such folder."""
+    named = location.count("/") == 1 and not location.startswith((".", "/", "~"))
+    return location if named and not Path(location).exists() else absolute(location)
 
 
 def _apply(values: dict[str, Any], change: str) -> None:
@@ -171,6 +171,8 @@ def _describe(problem: Mapping[str, Any]) -> str:
         return f"{place}: there is no such key; {hint}"
     if problem["type"] == "missing":
         return f"{place}: is missing"
+    if problem["type"] == "value_error":
+        return f"{place}: {problem['ctx']['error']}"
     expected = " or ".join(dict.fromkeys(_lower(text) for text in problem["expected"]))
     return f"{place}: is {problem['input']!r}; {expected}"
 

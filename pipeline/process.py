@@ -124,10 +124,12 @@ class EditingProcess:
     def trajectory_key(self, request: VideoRequest, clip: Clip, content: str) -> str:
         """A hash of all that determines a trajectory, and of nothing else."""
         inversion = self.settings.inversion
+        # A source of varying rate can have the asked one on average, and other frames.
+        asked_fps = request.fps or self.settings.video.fps
         parts: dict[str, Any] = {
             "algorithm": ALGORITHM,
             "content": content,
-            "frames": [request.start_frame or 0, len(clip.frames), request.fps, clip.fps],
+            "frames": [request.start_frame or 0, len(clip.frames), asked_fps, clip.fps],
             "size": [self.size.height, self.size.width, self.settings.video.fit],
             "checkpoint": self.info.fingerprint,
             "levels": [(at.timestep, round(at.alpha, 9)) for at in self.schedule.levels],

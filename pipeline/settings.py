@@ -103,6 +103,12 @@ class Reconstruction:
     residual: bool = False
     edits_at_once: Annotated[int, Ge(1), Le(64)] = 4
 
+    def __post_init__(self) -> None:
+        for name in ("inject_steps", "inject_blocks", "guidance_interval"):
+            window = getattr(self, name)
+            if window is not None and window[0] > window[1]:
+                raise ValueError(f"{name} is {list(window)}: its first number is above its last")
+
     def start_level(self, schedule: Schedule) -> int:
         """The level that the walk starts from."""
         return schedule.steps if isinstance(self.start, str) else schedule.level_at(self.start)

@@ -140,10 +140,11 @@ def local_copy(uri: str) -> Iterator[tuple[BinaryIO, str]]:
             raise RowError(ErrorCode.VIDEO_NOT_FOUND, f"{uri}: there is no such file") from error
         except PermissionError as error:
             raise RowError(ErrorCode.STORAGE, f"{uri}: may not be read: {error}") from error
-        except OSError as error:
-            raise RowError(ErrorCode.STORAGE, f"{uri}: could not be read: {error}") from error
         except (ValueError, ImportError) as error:
             raise RowError(ErrorCode.BAD_URI, f"{uri}: cannot be opened: {error}") from error
+        except Exception as error:  # each storage has its own kinds of failure
+            said = f"{type(error).__name__}: {error}"
+            raise RowError(ErrorCode.STORAGE, f"{uri}: could not be read: {said}") from error
         copy.seek(0)
         yield cast(BinaryIO, copy), sha.hexdigest()
 

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from cluster.garbage import collect_garbage
+from pipeline.index import INDEX
 from pipeline.storage import Folder
 from tests.cluster.test_results import a_result, store
+from tests.pipeline.test_trajectory import entries
+from tests.pipeline.test_trajectory import store as store_trajectory
 
 
 def test_it_deletes_what_no_result_names_and_only_that(tmp_path: Path) -> None:
@@ -27,3 +30,19 @@ def test_it_deletes_what_no_result_names_and_only_that(tmp_path: Path) -> None:
         "trajectories/half/index.json",
         "trajectories/half/shard.safetensors",
     ]
+
+
+def test_it_deletes_shards_that_no_index_names(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    folder = output.child("trajectories/mine")
+    store_trajectory(folder, entries(), key="mine")
+    named = set(folder.list())
+    folder.write("shard-of-a-killed-group.safetensors", b"x" * 9)
+    output.write("trajectories/uncommitted/shard.safetensors", b"x" * 7)
+    output.write(f"trajectories/damaged/{INDEX}", b"not an index")
+    output.write("trajectories/damaged/shard.safetensors", b"x" * 5)
+    keys = ("mine", "uncommitted", "damaged")
+    store(output, "r1", *(a_result(key, "1", trajectory=key) for key in keys))
+    assert collect_garbage(output, "always") == {"mine": 9, "uncommitted": 7}
+    assert set(folder.list()) == named
+    assert len(output.list("trajectories/damaged")) == 2

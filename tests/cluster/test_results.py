@@ -94,3 +94,61 @@ def test_one_file_of_distinct_edits_is_left_as_it_is(tmp_path: Path) -> None:
     before = output.list("results")
     compact(output, "r2")
     assert output.list("results") == before
+
+
+def test_refused_rows_of_one_run_all_stay_though_they_have_the_same_ids(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    nameless = a_result(None, None, "failed", run="r1", fingerprint=None)
+    twice = a_result("v", "a", "failed", run="r1", fingerprint=None)
+    store(output, "r1", nameless, nameless, twice, twice, a_result("w", "a", run="r1"))
+    store(output, "r1-x", a_result(None, None, "failed", minute=1, run="r1", fingerprint=None))
+    compact(output, "r1")
+    assert len(all_rows(output)) == 6
+    copies = [{**row, "run": "r1"} for row in all_rows(output)]
+    store(output, "r2-killed", *copies)
+    compact(output, "r2")
+    assert len(all_rows(output)) == 6
+
+
+def test_refused_rows_go_when_a_later_run_has_rows_in_their_place(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    store(
+        output,
+        "r1",
+        a_result("v", "a", "failed", run="r1", fingerprint=None),
+        a_result("v", "a", "failed", run="r1", fingerprint=None),
+        a_result("w", None, "failed", run="r1", fingerprint=None),
+        a_result("x", None, "failed", run="r1", fingerprint=None),
+    )
+    later = [a_result("v", "a", minute=1, run="r2"), a_result("w", "b", minute=1, run="r2")]
+    store(output, "r2", *later)
+    compact(output, "r2")
+    left = sorted((row["video_id"], row["edit_id"], row["status"]) for row in all_rows(output))
+    assert left == [("v", "a", "ok"), ("w", "b", "ok"), ("x", None, "failed")]
+
+
+def test_an_edit_that_other_settings_wrote_over_is_not_done(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    store(output, "r1", a_result("v", "a", fingerprint="six"), a_result("v", "b"))
+    store(output, "r2", a_result("v", "a", minute=1, fingerprint="three"))
+    done = read_done(output)
+    assert len(done) == 2
+    assert done_key("v", "a", "three") in done
+    assert done_key("v", "b", "f") in done
+    # A row that was refused, perhaps for having this one's ids, says nothing of the edit.
+    store(output, "r3", a_result("v", "a", "failed", minute=2, fingerprint=None))
+    assert len(read_done(output)) == 2
+    store(output, "r4", a_result("v", "a", "failed", minute=3, fingerprint="six"))
+    assert len(read_done(output)) == 1
+
+
+def test_a_column_whose_type_was_changed_becomes_text(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    for run, weight in (("r1", "heavy"), ("r2", 1.5)):
+        table = pa.Table.from_pylist([a_result(run, "a")], schema=SCHEMA)
+        ResultWriter(output, run).write([table.append_column("weight", pa.array([weight]))])
+    compact(output, "r2")
+    assert {row["video_id"]: row["weight"] for row in all_rows(output)} == {
+        "r1": "heavy",
+        "r2": "1.5",
+    }

@@ -111,6 +111,7 @@ def test_a_table_becomes_a_manifest_and_its_other_columns_travel(tmp_path: Path)
     ("arguments", "complaint"),
     [
         (["{}/nowhere"], "nowhere"),
+        (["nosuch://x", "--prompt", "x"], "nosuch://x: cannot be read"),
         (["{}/empty", "--prompt", "x"], "no video file matches"),
         (["{}/t.csv", "--prompt", "x"], "--prompt goes with a folder"),
         (["{}/t.csv", "--format", "excel"], "expected one of folder, table"),
@@ -134,7 +135,7 @@ def test_gc_says_what_it_deleted(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
     output.write("trajectories/stale/index.json", b"{}")
     store(output, "r", a_result("a", "1", trajectory="kept"))
-    assert retake("gc", str(tmp_path)) == (0, "1 trajectories deleted, 0.0 MB\n")
+    assert retake("gc", str(tmp_path)) == (0, "1 trajectories cleaned up, 0.0 MB deleted\n")
     assert retake("gc", str(tmp_path), "--keep", "some")[0] == 1
 
 

@@ -106,6 +106,16 @@ def test_a_folder_of_files_is_one_manifest(tmp_path: Path) -> None:
     assert (info.rows, info.edits) == (2, 2)
 
 
+def test_a_jobs_output_inside_of_the_manifests_folder_is_left_out(tmp_path: Path) -> None:
+    stored(tmp_path, table(), "a.parquet")
+    (tmp_path / "out/results").mkdir(parents=True)
+    stored(tmp_path / "out/results", pa.table({"status": ["ok"]}), "r.parquet")
+    info = check_manifest(str(tmp_path), leave_out=str(tmp_path / "out"))
+    assert info.files == (str(tmp_path / "a.parquet"),)
+    with pytest.raises(ManifestError):
+        check_manifest(str(tmp_path))
+
+
 def test_only_the_footer_is_read(tmp_path: Path) -> None:
     uri = stored(tmp_path, table())
     data = bytearray(Path(uri).read_bytes())

@@ -19,6 +19,7 @@ import jobs.demo
 from cluster.results import read_parts
 from jobs.cli import EXIT_CANNOT_RUN, EXIT_DONE, EXIT_SOME_FAILED, execute
 from jobs.manifest import write_manifest
+from jobs.run import manifest_folder
 from jobs.spec import parse_job
 from pipeline.storage import Folder
 from pipeline.video import write_clip
@@ -179,6 +180,41 @@ def test_a_job_that_cannot_run_is_refused_with_every_problem(
     for part in ("vidoe", "video", "edits", "no-such-checkpoint", "there is no such folder"):
         assert part in said
     assert not list((tmp_path / "out").glob("**/*.parquet"))
+
+
+def test_relative_videos_are_relative_to_the_folder_that_is_the_manifest(tmp_path: Path) -> None:
+    folder, file = str(tmp_path / "parquet"), str(tmp_path / "parquet/0.parquet")
+    assert manifest_folder(folder, (file,)) == folder
+    assert manifest_folder(file, (file,)) == folder
+    assert manifest_folder("s3://b/m.parquet", ("s3://b/m.parquet",)) == "s3://b"
+
+
+def test_storage_that_refuses_is_a_problem_of_the_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no keys")
+
+    monkeypatch.setattr("pipeline.checkpoint.open_checkpoint", refuse)
+    write_manifest([a_row("a.mp4", "red")], f"{tmp_path}/m.parquet")
+    file = (tmp_path / "m.parquet").read_bytes()
+    (tmp_path / "m.parquet").write_bytes(file[:4] + bytes(200) + file[204:])
+    values = {"manifest": f"{tmp_path}/m.parquet", "output": f"{tmp_path}/out"}
+    assert execute(lambda: parse_job(values, source="test")) == EXIT_CANNOT_RUN
+    said = capsys.readouterr().err
+    assert "checkpoint pkg://jobs.demo/checkpoint: cannot be read: RuntimeError: no keys" in said
+    assert "m.parquet: its rows cannot be read" in said
+
+
+def test_a_run_that_finds_nothing_owed_tidies_up_after_a_killed_one(tmp_path: Path) -> None:
+    rows = [a_row(a_video(tmp_path / "a.mp4"), "red", video_id="a")]
+    assert run(tmp_path, rows) == EXIT_DONE
+    output = Folder(f"{tmp_path}/out")
+    (part,) = output.list("results")
+    output.write("results/copy.parquet", output.read(part))
+    assert run(tmp_path, rows, trajectory={"keep": "until_done"}) == EXIT_DONE
+    assert len(results(tmp_path)) == 1
+    assert output.list("trajectories") == []
 
 
 def test_a_checkpoint_that_does_not_load_ends_the_job_with_its_reason(

@@ -111,8 +111,9 @@ def test_a_job_file_that_is_missing_is_named() -> None:
 
 
 def test_relative_locations_become_absolute_and_uris_stay() -> None:
-    job = parse_job({"manifest": "m", "output": "out", "checkpoint": "a/b/c"}, source="test")
-    assert job.editing().output == str(Path("out").absolute())
+    values = {"manifest": "m", "output": "runs/first", "checkpoint": "a/b/c"}
+    job = parse_job(values, source="test")
+    assert job.editing().output == str(Path("runs/first").absolute())
     assert job.editing().checkpoint == str(Path("a/b/c").absolute())
     remote = parse_job(
         {"manifest": "m", "output": "s3://b/o", "checkpoint": "zai-org/CogVideoX-5b"}, source="test"
@@ -126,3 +127,18 @@ def test_every_setting_is_explained_where_it_is_defined() -> None:
         for field in fields(section):
             assert field.name in (section.__doc__ or ""), f"{section.__name__}.{field.name}"
     assert set(JobSpec.model_fields) >= {"manifest", "output", "checkpoint", "seed", "precision"}
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "complaint"),
+    [
+        ("reconstruction", {"guidance_interval": [0.9, 0.1]}, "guidance_interval is [0.9, 0.1]"),
+        ("reconstruction", {"inject_steps": [0.8, 0.2]}, "its first number is above its last"),
+        ("reconstruction", {"inject_blocks": [9, 3]}, "inject_blocks is [9, 3]"),
+        ("cluster", {"start_deadline_s": float("inf")}, "cluster.start_deadline_s: is inf"),
+    ],
+)
+def test_values_that_would_quietly_do_nothing_are_refused(
+    section: str, values: dict, complaint: str
+) -> None:
+    assert complaint in problems({**MINIMAL, section: values})

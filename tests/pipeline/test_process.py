@@ -118,6 +118,8 @@ def test_what_determines_a_trajectory_changes_its_key_and_nothing_else_does(
         key(inversion=Inversion(steps=4, method="ddim")),
         key(video=VideoSettings(height=48, width=48, frames=9)),
         key(video=VideoSettings(height=32, width=48, frames=9, fit="pad")),
+        # The source's own rate: the frames are the same here, and need not be elsewhere.
+        key(video=VideoSettings(height=32, width=48, frames=9, fps=8.0)),
         key(trajectory=TrajectorySettings(dtype="fp32")),
         key(replace(request_, start_frame=1)),
         key(replace(request_, num_frames=5)),

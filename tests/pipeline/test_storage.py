@@ -141,3 +141,16 @@ def test_a_folder_in_the_place_of_a_video_is_no_video(tmp_path: Path) -> None:
     with pytest.raises(RowError) as caught, local_copy(str(tmp_path)):
         pass
     assert caught.value.code == ErrorCode.VIDEO_NOT_FOUND
+
+
+def test_a_failure_of_any_storage_is_one_of_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoCredentials(Exception):
+        pass
+
+    def refuse(*_: object) -> None:
+        raise NoCredentials("no keys")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
+    with pytest.raises(RowError, match="NoCredentials: no keys") as caught, local_copy("s3://b/c"):
+        pass
+    assert caught.value.code == ErrorCode.STORAGE
