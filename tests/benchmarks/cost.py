@@ -5,8 +5,8 @@
 A mid-sized random model on CPU: 2,000 video tokens, 48 of text, 6 layers of width 512; 10 steps.
 The script's plan runs once for each prompt: an inversion with guidance, then a walk down with a
 reference for each half of the guidance. Its four runs stand between ours, so that a machine that
-slows down slows all of them. CPU time is that of the median call of each kind times the number of
-such calls: on a machine with other work it repeats to a percent, which wall time does not.
+slows down slows all of them. What counts is wall time, of an idle machine; beside it stands CPU
+time, of the median call of each kind times the number of such calls, for a machine that is not.
 
 The table is printed and written to `cost.md` beside this file. Takes about 20 minutes of one core;
 exits with 1 where a plan misses its target.
@@ -103,7 +103,7 @@ def main() -> int:
     report = table(script, ours)
     print(report)
     Path(__file__).with_suffix(".md").write_text(report)
-    met = all(script.cpu_s / ours[name].cpu_s >= target for name, (_, target) in PLANS.items())
+    met = all(script.wall_s / ours[name].wall_s >= target for name, (_, target) in PLANS.items())
     return 0 if met else 1
 
 
@@ -160,16 +160,16 @@ def table(script: Measured, ours: dict[str, Measured]) -> str:
         f"{os.cpu_count()} shared cores; torch {torch.__version__}, float32. Written by "
         "`python -m tests.benchmarks.cost`, whose docstring says what is measured and how.",
         "",
-        "| plan | forwards: plain | with reference | CPU s | cheaper | target | wall s | cheaper |",
+        "| plan | forwards: plain | with reference | wall s | cheaper | target | CPU s | cheaper |",
         "|---|---|---|---|---|---|---|---|",
-        f"| the script, four times | {script.plain} | {script.injected} | {script.cpu_s:.0f} | | "
-        f"| {script.wall_s:.0f} | |",
+        f"| the script, four times | {script.plain} | {script.injected} | {script.wall_s:.0f} | | "
+        f"| {script.cpu_s:.0f} | |",
     ]
     for name, found in ours.items():
         lines.append(
-            f"| {name} | {found.plain} | {found.injected} | {found.cpu_s:.0f} | "
-            f"{script.cpu_s / found.cpu_s:.2f}x | {PLANS[name][1]}x | {found.wall_s:.0f} | "
-            f"{script.wall_s / found.wall_s:.2f}x |"
+            f"| {name} | {found.plain} | {found.injected} | {found.wall_s:.0f} | "
+            f"{script.wall_s / found.wall_s:.2f}x | {PLANS[name][1]}x | {found.cpu_s:.0f} | "
+            f"{script.cpu_s / found.cpu_s:.2f}x |"
         )
     return "\n".join(lines) + "\n"
 
