@@ -51,7 +51,7 @@ def prepare(spec: JobSpec) -> Prepared:
     """
     from pipeline.checkpoint import open_checkpoint
     from pipeline.errors import UnsupportedCheckpoint
-    from pipeline.sizes import clip_size
+    from pipeline.sizes import check_blocks, clip_size
 
     problems: list[str] = []
     manifest_uri = absolute(spec.manifest)
@@ -72,6 +72,7 @@ def prepare(spec: JobSpec) -> Prepared:
     try:
         checkpoint = open_checkpoint(editing.checkpoint)
         clip = clip_size(editing.video, checkpoint)
+        check_blocks(editing.reconstruction, checkpoint)
         check_groups(spec, checkpoint, clip)
     except (UnsupportedCheckpoint, ValueError) as error:
         problems.append(str(error))

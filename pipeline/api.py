@@ -28,13 +28,14 @@ from pipeline.checkpoint import (
     load_vae,
     open_checkpoint,
 )
+from pipeline.errors import ErrorCode, RowError
 from pipeline.inversion import invert
 from pipeline.latents import Codec, to_uint8
 from pipeline.prompts import encode_prompt
 from pipeline.reconstruction import Edit, reconstruct
 from pipeline.schedule import Schedule, schedule_from_config, script_schedule
 from pipeline.settings import Inversion, Precision, Reconstruction, VideoSettings
-from pipeline.sizes import clip_size
+from pipeline.sizes import check_blocks, clip_size
 from pipeline.transformer import VelocityModel
 from pipeline.video import Clip, FrameRule, read_clip, write_clip
 
@@ -81,7 +82,7 @@ class Editor:
         """
         settings = settings or VideoSettings()
         size = clip_size(settings, self.info)
-        rule = FrameRule(self.info.temporal_compression, self.info.latent_frames_multiple)
+        rule = frame_rule(self.info)
         with Path(path).open("rb") as file:
             return read_clip(
                 file,
@@ -109,8 +110,14 @@ class Editor:
                 `info.size_multiple`.
             highest: the fraction of the levels to stop at; edits cannot start higher.
             seed: of the draw from the VAE's posterior, where `inversion.posterior` is `sample`.
+
+        Raises:
+            ValueError: the frames are none that the checkpoint takes, or `highest` or the number of
+                steps is out of range.
+            RowError: the trajectory is not finite.
         """
         inversion = inversion or Inversion()
+        check_frames(frames, self.info)
         make = script_schedule if inversion.method == "script" else schedule_from_config
         schedule = make(self.info.scheduler, inversion.steps)
         latents = self.codec.encode(frames, inversion.posterior, seed)
@@ -122,6 +129,12 @@ class Editor:
             inversion,
             highest=schedule.level_at(highest),
         )
+        if not torch.isfinite(entries).all():
+            raise RowError(
+                ErrorCode.NOT_FINITE,
+                "the inversion gave values that are not finite; load the checkpoint with "
+                'precision="bf16" or "fp32"',
+            )
         return Trajectory(entries, schedule, len(frames))
 
     def reconstruct(
@@ -143,9 +156,12 @@ class Editor:
             Frames, uint8 [F, H, W, 3], of each edit.
 
         Raises:
-            ValueError: the trajectory does not reach the level that the settings start from.
+            ValueError: the trajectory does not reach the level that the settings start from, or
+                `inject_blocks` names blocks that the checkpoint lacks.
+            RowError: an edit is not finite.
         """
         settings = settings or Reconstruction()
+        check_blocks(settings, self.info)
         needed = settings.highest_stored(trajectory.schedule)
         if needed >= len(trajectory.latents):
             raise ValueError(
@@ -168,12 +184,26 @@ class Editor:
             trajectory.schedule,
             settings,
         )
-        return [to_uint8(self.codec.decode(x, trajectory.frames)) for x in made.latents]
+        return [
+            self._finished(edit, x, trajectory.frames)
+            for edit, x in zip(edits, made.latents, strict=True)
+        ]
 
     def write(self, path: str | Path, frames: Tensor, *, fps: float) -> None:
         """Write frames, uint8 [F, H, W, 3], as an MP4."""
         with Path(path).open("wb") as file:
             write_clip(file, frames, fps=fps)
+
+    def _finished(self, edit: Edit, latents: Tensor, frames: int) -> Tensor:
+        """An edit's latents [F', C, h, w] as frames, uint8 [F, H, W, 3]."""
+        decoded = self.codec.decode(latents, frames)
+        if not (torch.isfinite(latents).all() and torch.isfinite(decoded).all()):
+            raise RowError(
+                ErrorCode.NOT_FINITE,
+                f"edit {edit.prompt!r}: values that are not finite; load the checkpoint with "
+                'precision="bf16" or "fp32", or take a lower guidance_scale',
+            )
+        return to_uint8(decoded)
 
     def _know(self, prompts: Sequence[str]) -> None:
         for prompt in prompts:
@@ -181,6 +211,39 @@ class Editor:
                 self.model.prompts[prompt] = encode_prompt(
                     self.tokenizer, self.text_encoder, prompt, self.info.text_tokens
                 ).to(self.device)
+
+
+def frame_rule(info: CheckpointInfo) -> FrameRule:
+    """Which frame counts a checkpoint accepts."""
+    return FrameRule(info.temporal_compression, info.latent_frames_multiple)
+
+
+def check_frames(frames: Tensor, info: CheckpointInfo) -> None:
+    """Whether a checkpoint takes a clip as it is.
+
+    Raises:
+        ValueError: it is not uint8 [F, H, W, 3], or F, H or W is not one that the checkpoint takes.
+    """
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+        raise ValueError(
+            f"frames are {str(frames.dtype).removeprefix('torch.')} {list(frames.shape)}; expected "
+            "uint8 [F, H, W, 3], RGB from 0 to 255: `Editor.read` gives them so"
+        )
+    count, height, width = frames.shape[:3]
+    rule = frame_rule(info)
+    accepted = rule.largest_at_most(count)
+    if accepted != count:
+        way_out = f"cut it to frames[:{accepted}]" if accepted else "take a longer one"
+        raise ValueError(
+            f"the clip's number of frames is {count}; the model takes "
+            f"{rule.temporal_compression}k + 1, at least {rule.minimum}: {way_out}"
+        )
+    for name, value in (("height", height), ("width", width)):
+        if value % info.size_multiple:
+            raise ValueError(
+                f"the clip's {name} is {value}; this checkpoint needs a multiple of "
+                f"{info.size_multiple}: crop or scale it, as `Editor.read` does"
+            )
 
 
 def load(checkpoint: str, *, device: str | None = None, precision: Precision = "auto") -> Editor:

@@ -4,9 +4,10 @@ This is the mutual self-attention of MasaCtrl (Cao et al., ICCV 2023) as the pub
 has it: in every chosen block the edit branch attends to `[own; reference]`, text tokens included,
 while the reference branch attends to itself.
 
-A batch holds the edit branches first and the reference branches behind them; `attends[i]` says
-which reference branch edit branch i sees. The exchange between ranks happens around `attend`
-(`pipeline/parallel.py`), so the same function serves one process and many.
+In each block the reference branches go ahead, and their keys and values are kept for the edit
+branches, of which `attends[i]` says which reference branch i sees. The exchange between ranks
+happens around `with_references` (`pipeline/parallel.py`), so it serves one process and many, and a
+reference travels between ranks once.
 """
 
 from __future__ import annotations
@@ -20,8 +21,13 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
-Exchange = Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]
-"""(q, k, v [B, heads, tokens, head_dim], attends) -> attention output of the same shape as q."""
+Kept = dict[int, list[tuple[Tensor, Tensor]]]
+"""The keys and values [1, heads, tokens, head_dim] of each of a block's reference branches, by the
+step in which attention meets this share of the tokens: a ring's steps, or 0 alone."""
+
+Exchange = Callable[[Tensor, Tensor, Tensor, Sequence[int], Kept | None], Tensor]
+"""(q, k, v [B, heads, tokens, head_dim], attends, kept) -> attention output of the same shape as q;
+the last two as in `with_references`."""
 
 
 @dataclass
@@ -29,19 +35,19 @@ class AttentionPlan:
     """What the processors of all blocks share for the length of one forward.
 
     Args:
-        attends: for each edit branch, the reference branch that it sees; empty where none is.
+        attends: for each branch of the batch, the reference branch that it sees; empty where they
+            are references themselves, or see none.
         first_block, last_block: reference attention happens in blocks first <= i < last.
         exchange: attention over the tokens of all ranks.
-        kept: the keys and values [R, heads, tokens, head_dim] of the block's reference branches,
-            where they go through it ahead of the edit branches; None where they stand behind them
-            in one batch.
+        kept: the keys and values of the reference branches that went through this block; None
+            where there are none.
     """
 
     attends: Sequence[int] = ()
     first_block: int = 0
     last_block: int = 1 << 30
     exchange: Exchange = field(default_factory=lambda: attend)
-    kept: list[tuple[Tensor, Tensor]] | None = None
+    kept: Kept | None = None
 
 
 class ReferenceAttention:
@@ -73,48 +79,40 @@ class ReferenceAttention:
             q, k = attn.norm_q(q), attn.norm_k(k)
         if image_rotary_emb is not None:
             q, k = (_rotate_video(y, text_tokens, image_rotary_emb) for y in (q, k))
-        out = self._exchange(q, k, v)
+        injected = self.plan.first_block <= self.block < self.plan.last_block
+        kept = self.plan.kept if injected else None
+        out = self.plan.exchange(q, k, v, self.plan.attends, kept)
         out = attn.to_out[0](out.transpose(1, 2).flatten(2))
         text, video = out.split([text_tokens, out.shape[1] - text_tokens], dim=1)
         return video, text
 
-    def _exchange(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        plan = self.plan
-        injected = plan.first_block <= self.block < plan.last_block
-        attends = plan.attends if injected else ()
-        if plan.kept is not None and not plan.attends:
-            plan.kept.append((k, v))
-        elif plan.kept is not None and attends:
-            kept_k, kept_v = zip(*plan.kept, strict=True)
-            k, v = torch.cat([k, *kept_k]), torch.cat([v, *kept_v])
-        return plan.exchange(q, k, v, attends)
+
+def attend(q: Tensor, k: Tensor, v: Tensor, attends: Sequence[int], kept: Kept | None) -> Tensor:
+    """Attention in one process: the exchange of one rank. Arguments as for `with_references`."""
+    return F.scaled_dot_product_attention(q, *with_references(k, v, attends, kept))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, attends: Sequence[int]) -> Tensor:
-    """Attention of a batch `[edit branches | reference branches]` in one process.
+def with_references(
+    k: Tensor, v: Tensor, attends: Sequence[int], kept: Kept | None, step: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Keys and values that each branch sees: `[own; its reference's]` along the tokens.
 
     Args:
-        q: [B, heads, tokens, head_dim]; of the edit branches alone, it is answered for them alone.
-        k, v: the same, of all branches.
-        attends: for each of the first len(attends) branches, the index among the others of the
-            reference branch that it sees. Empty: every branch attends to itself alone.
+        k, v: [B, heads, tokens, head_dim], of the branches themselves.
+        attends: for each branch, the index of the reference that it sees. Empty: every branch sees
+            itself alone, and is a reference of those to come; it joins `kept`.
+        kept: of the references so far; None where no branch sees one.
+        step: whose share of the tokens this is, in the order in which ring brings them.
     """
-    edits = len(attends)
-    if not edits:
-        return F.scaled_dot_product_attention(q, k, v)
-    out = torch.empty_like(q)
-    keys, values = with_reference(k, v, attends)
-    out[:edits] = F.scaled_dot_product_attention(q[:edits], keys, values)
-    if len(q) > edits:
-        out[edits:] = F.scaled_dot_product_attention(q[edits:], k[edits:], v[edits:])
-    return out
-
-
-def with_reference(k: Tensor, v: Tensor, attends: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Keys and values that the edit branches see: `[own; reference]` along the tokens."""
-    edits = len(attends)
-    seen = [edits + i for i in attends]
-    return torch.cat([k[:edits], k[seen]], dim=2), torch.cat([v[:edits], v[seen]], dim=2)
+    if kept is None:
+        return k, v
+    references = kept.setdefault(step, [])
+    if not attends:
+        references.extend(zip(k.split(1), v.split(1), strict=True))
+        return k, v
+    seen_k = torch.cat([references[i][0] for i in attends])
+    seen_v = torch.cat([references[i][1] for i in attends])
+    return torch.cat([k, seen_k], dim=2), torch.cat([v, seen_v], dim=2)
 
 
 def _rotate_video(x: Tensor, text_tokens: int, rotary: tuple[Tensor, Tensor]) -> Tensor:

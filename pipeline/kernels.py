@@ -68,14 +68,15 @@ def _reason_against(kernel: Kernel, like: Tensor, logsumexp: bool) -> str | None
     except Exception as error:
         return str(error).partition("\n")[0] or type(error).__name__
     scores = q.float() @ k.float().mT * q.shape[-1] ** -0.5
-    if (out.float() - scores.softmax(-1) @ v.float()).abs().max() > TOLERANCE:
+    off = (out.float() - scores.softmax(-1) @ v.float()).abs().max()
+    if not off <= TOLERANCE:  # not `off > TOLERANCE`, which is false for NaN
         return "wrong output"
     if not logsumexp:
         return None
     expected = scores.logsumexp(-1)
     if lse is None or lse.shape != expected.shape:
         return "no logsumexp"
-    return "wrong logsumexp" if (lse - expected).abs().max() > TOLERANCE else None
+    return None if (lse - expected).abs().max() <= TOLERANCE else "wrong logsumexp"
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -25,7 +25,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.attention import Exchange, attend, with_reference
+from pipeline.attention import Exchange, Kept, attend, with_references
 from pipeline.degrees import Degrees
 from pipeline.kernels import Kernel, pick_kernel, torch_kernels
 from pipeline.transformer import OneRank, TokenGroup
@@ -130,8 +130,10 @@ class RankGroup:
             )
         chunks = self._real_places(text_tokens, video_tokens)
 
-        def attend_over_ranks(q: Tensor, k: Tensor, v: Tensor, attends: Sequence[int]) -> Tensor:
-            call = _Call(attends, iter(chunks), self._kernel(q))
+        def attend_over_ranks(
+            q: Tensor, k: Tensor, v: Tensor, attends: Sequence[int], kept: Kept | None
+        ) -> Tensor:
+            call = _Call(attends, kept, enumerate(chunks), self._kernel(q))
             out: Tensor = self._xfuser.usp.USP(
                 q, k, v, backend=BACKEND, attention_kwargs={BACKEND: call}
             )
@@ -225,12 +227,14 @@ class _Call:
     """One attention layer's call, as the backend needs to know it.
 
     Args:
-        attends: as for `pipeline.attention.attend`.
-        chunks: the places of real tokens in the keys of each ring step.
+        attends, kept: as for `with_references`. A reference's keys and values are kept as they come
+            out of the exchange: those of all tokens, as in one process, for this rank's heads.
+        chunks: each ring step, and the places of real tokens in its keys.
     """
 
     attends: Sequence[int]
-    chunks: Iterator[Tensor | None]
+    kept: Kept | None
+    chunks: Iterator[tuple[int, Tensor | None]]
     kernel: Kernel
 
 
@@ -242,25 +246,17 @@ def _reference_attention(
     is_causal: bool,
     attention_kwargs: Mapping[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
-    """xfuser's attention backend: the batch `[edit branches | reference branches]`, exchanged.
+    """xfuser's attention backend: what `pipeline.attention.attend` does, on exchanged tokens.
 
     Ulysses calls it once for a layer, with all tokens and some of the heads; ring calls it once for
     each rank's keys and merges the answers by their logsumexp.
     """
     call: _Call = attention_kwargs[BACKEND]
-    places = next(call.chunks)
+    step, places = next(call.chunks)
     if places is not None:
         key, value = key[:, :, places], value[:, :, places]
-    edits = len(call.attends)
-    if not edits:
-        return call.kernel(query, key, value)
-    keys, values = with_reference(key, value, call.attends)
-    edit, edit_lse = call.kernel(query[:edits], keys, values)
-    own, own_lse = call.kernel(query[edits:], key[edits:], value[edits:])
-    out = torch.cat([edit, own])
-    if edit_lse is None or own_lse is None:
-        return out, None
-    return out, torch.cat([edit_lse, own_lse])
+    keys, values = with_references(key, value, call.attends, call.kept, step)
+    return call.kernel(query, keys, values)
 
 
 def _all_gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:

@@ -1,14 +1,15 @@
 """What a user can choose about the model work, with units, defaults and the reasons for them.
 
 These are sections of the job file and arguments of the Python API at once. Plain data: importing
-this costs no torch. The bounds stand in the annotations; the job file enforces them.
+this costs no torch. The bounds stand in the annotations; the job file enforces them. A name that is
+not among those known is refused here too, with a ValueError.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le
 
@@ -17,7 +18,17 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 Fraction = Annotated[float, Ge(0), Le(1)]
-Start = Literal["noise", "inverted"] | Annotated[float, Gt(0), Le(1)]
+StartName = Literal["noise", "inverted"]
+Start = StartName | Annotated[float, Gt(0), Le(1)]
+START_NAMES = get_args(StartName)
+
+
+def _refuse_unknown_names(settings: Any) -> None:
+    """Raises a ValueError where a field that is one of several names has another value."""
+    for field, kind in get_type_hints(type(settings)).items():
+        value, known = getattr(settings, field), get_args(kind)
+        if get_origin(kind) is Literal and value not in known:
+            raise ValueError(f"{field} is {value!r}; known are {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,9 @@ class VideoSettings:
     frames: Annotated[int, Ge(5)] | None = None
     fps: Annotated[float, Gt(0), Le(240)] | None = None
     fit: Literal["crop", "pad"] = "crop"
+
+    def __post_init__(self) -> None:
+        _refuse_unknown_names(self)
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,9 @@ class Inversion:
     posterior: Literal["mode", "sample"] = "mode"
     vae_psnr: bool = True
     round_trip: bool = False
+
+    def __post_init__(self) -> None:
+        _refuse_unknown_names(self)
 
     def evaluations(self, levels: int) -> int:
         """Forwards that climbing so many levels from the clean latent takes."""
@@ -86,7 +103,9 @@ class Reconstruction:
         inject_blocks: the transformer blocks first <= i < last with it; all by default.
         guidance_interval: guidance is applied at levels within these fractions (Kynkaanniemi et
             al., "Applying Guidance in a Limited Interval", 2024).
-        dynamic_guidance: let guidance grow from 1 to 1 + scale along the steps, as CogVideoX does.
+        dynamic_guidance: let guidance grow from 1 to 1 + scale along the steps. The formula is that
+            of diffusers' `use_dynamic_cfg`, with the step's number in the place of `num_steps - t`,
+            where diffusers takes the training timestep for t. A scale of 1 or less stays as it is.
         residual: add at each step what the reference's own step misses of the trajectory
             (DirectInversion, Ju et al., ICLR 2024).
         edits_at_once: K, the edits of a video that walk in lockstep and share its reference.
@@ -104,6 +123,13 @@ class Reconstruction:
     edits_at_once: Annotated[int, Ge(1), Le(64)] = 4
 
     def __post_init__(self) -> None:
+        _refuse_unknown_names(self)
+        start = self.start
+        if not (start in START_NAMES if isinstance(start, str) else 0 < start <= 1):
+            raise ValueError(
+                f"start is {start!r}; expected {' or '.join(START_NAMES)}, or a fraction of "
+                "the levels above 0 and at most 1"
+            )
         for name in ("inject_steps", "inject_blocks", "guidance_interval"):
             window = getattr(self, name)
             if window is not None and window[0] > window[1]:
@@ -126,7 +152,12 @@ class Reconstruction:
         return self.reference != "none" and round(first * top) <= top - level < round(last * top)
 
     def guidance(self, scale: float, schedule: Schedule, level: int) -> float:
-        """The guidance scale of the step down from `level`."""
+        """The guidance scale of the step down from `level`, of an edit's own scale.
+
+        A scale of at most 1 turns guidance off at all levels, as in diffusers.
+        """
+        if scale <= 1:
+            return scale
         low, high = self.guidance_interval
         if not low <= level / schedule.steps <= high:
             return 1.0
@@ -149,6 +180,9 @@ class TrajectorySettings:
     keep: Literal["always", "until_done", "never"] = "always"
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
 
+    def __post_init__(self) -> None:
+        _refuse_unknown_names(self)
+
 
 @dataclass(frozen=True)
 class EditingSettings:
@@ -169,3 +203,6 @@ class EditingSettings:
     inversion: Inversion = Inversion()
     reconstruction: Reconstruction = Reconstruction()
     trajectory: TrajectorySettings = TrajectorySettings()
+
+    def __post_init__(self) -> None:
+        _refuse_unknown_names(self)

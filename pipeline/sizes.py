@@ -1,11 +1,11 @@
-"""The size of a job's clips, checked against the checkpoint before anything runs."""
+"""What a job asks of its checkpoint, checked before anything runs: clip size and blocks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from pipeline.checkpoint import CheckpointInfo
-from pipeline.settings import VideoSettings
+from pipeline.settings import Reconstruction, VideoSettings
 
 
 @dataclass(frozen=True)
@@ -34,3 +34,17 @@ def clip_size(video: VideoSettings, info: CheckpointInfo) -> ClipSize:
                 f"{info.size_multiple}: {nearest} is the nearest"
             )
     return size
+
+
+def check_blocks(reconstruction: Reconstruction, info: CheckpointInfo) -> None:
+    """Whether the checkpoint has the blocks that reference attention is to happen in.
+
+    Raises:
+        ValueError: if the window ends above its last block.
+    """
+    layers, window = int(info.transformer["num_layers"]), reconstruction.inject_blocks
+    if window and window[1] > layers:
+        raise ValueError(
+            f"reconstruction.inject_blocks is {list(window)}; this checkpoint has {layers} layers: "
+            f"its blocks lie within [0, {layers}]"
+        )

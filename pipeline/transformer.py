@@ -2,8 +2,8 @@
 
 A branch is a latent with a prompt: an edit's positive or negative half, or the reference. All
 branches of a call stand at the same noise level. Only what differs is computed: reference branches
-with the same prompt are one. In one process a batch goes through each block in parts, references
-first, so that its size bounds nothing but the latents.
+with the same prompt are one. A batch goes through each block in parts, references first, so that
+its size bounds nothing but the latents and their tokens.
 
 The forward below is `CogVideoXTransformer3DModel.forward` opened up between the patch embedding and
 the blocks: there the tokens are split over the ranks of a group, and gathered before they become a
@@ -24,8 +24,8 @@ from torch import Tensor
 from pipeline.attention import AttentionPlan, Exchange, ReferenceAttention, attend
 
 TOKENS_AT_ONCE = {"cpu": 2048, "gpu": 16384}
-"""So many tokens keep a device busy. More in one batch cost room for activations and gain nothing;
-on a CPU the pages for tensors above 32 MB took a quarter of the time of a batch of 13."""
+"""So many tokens of a rank keep its device busy. More at once cost room for activations and gain
+nothing; on a CPU the pages for tensors above 32 MB took a quarter of the time of a batch of 13."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class VelocityModel:
         transformer: a `CogVideoXTransformer3DModel`; its attention processors are replaced.
         prompts: the embedding [L, D] of every prompt that will be named.
         group: the ranks that compute together.
-        max_branches: so many go through a block at once; None takes as many as keep the device
-            busy, and halves that when memory runs out. It changes neither results nor forwards.
+        max_branches: so many go through a block at once, equal on all ranks; None takes as many as
+            keep the device busy. One process halves it when memory runs out. No forwards change.
         blocks: reference attention happens in blocks first <= i < last; None means all.
     """
 
@@ -181,6 +181,8 @@ class VelocityModel:
         """The velocities of all branches.
 
         Where the group has two halves, each computes half of the branches and all get the whole.
+        On a CPU a velocity's bytes do not depend on the branches beside it. On a GPU they do where
+        parts differ in size (never for clips above half of `TOKENS_AT_ONCE`), within rounding.
 
         Args:
             branches: at least one.
@@ -242,7 +244,9 @@ class VelocityModel:
     def _branches_at_once(self, latents: Tensor, prompts: Tensor) -> int:
         config = self.transformer.config
         patch = config.in_channels * config.patch_size**2 * (config.patch_size_t or 1)
-        tokens = prompts.shape[1] + latents[0].numel() // patch
+        ranks = self.group.ranks // self.group.halves
+        # The most that a rank holds: all ranks must split a batch alike.
+        tokens = sum(-(-n // ranks) for n in (prompts.shape[1], latents[0].numel() // patch))
         return max(1, TOKENS_AT_ONCE["cpu" if self.device.type == "cpu" else "gpu"] // tokens)
 
     def _count(self, halves: Sequence[Sequence[Branch]], share: bool) -> None:
@@ -258,15 +262,15 @@ class VelocityModel:
     def _forward(
         self, latents: Tensor, prompts: Tensor, timestep: int, attends: Sequence[int], size: int
     ) -> Tensor:
-        """[B, F, C, H, W] -> velocities [B, F, C, H, W], float32."""
+        """[B, F, C, H, W] -> velocities [B, F, C, H, W], float32; `size` branches at once."""
         model, group = self.transformer, self.group
         weight = model.proj_out.weight
         batch, frames, _, height, width = latents.shape
         text_tokens = prompts.shape[1]
-        x = model.patch_embed(
-            prompts.to(weight.device, weight.dtype), latents.to(weight.device, weight.dtype)
-        )
-        video_tokens = x.shape[1] - text_tokens
+        parts = split_batch(batch, len(attends), size)
+        prompts, latents = (y.to(weight.device, weight.dtype) for y in (prompts, latents))
+        tokens = [model.patch_embed(prompts[rows], latents[rows]) for rows in parts]
+        video_tokens = tokens[0].shape[1] - text_tokens
         # One row for all branches, which stand at one level: with a row for each, BLAS would round
         # it differently for batches of different sizes, and an edit's bytes would depend on them.
         times = torch.full((1,), timestep, device=weight.device)
@@ -277,20 +281,17 @@ class VelocityModel:
         if rotary is not None:
             cosines, sines = (group.split(table[None])[0] for table in rotary)
             rotary = cosines, sines
-        # An exchange between ranks takes the edits and their references in one batch.
-        alone = self._plan.exchange is attend
-        parts = split_batch(batch, len(attends), size) if alone else [slice(0, batch)]
         video = self._through_blocks(
-            [group.split(x[rows, text_tokens:]) for rows in parts],
-            [group.split(x[rows, :text_tokens]) for rows in parts],
+            [group.split(x[:, text_tokens:]) for x in tokens],
+            [group.split(x[:, :text_tokens]) for x in tokens],
             [attends[rows] for rows in parts],
             embedded,
             rotary,
         )
         out = [model.proj_out(model.norm_out(model.norm_final(y), temb=embedded)) for y in video]
         ahead = sum(rows.start >= len(attends) for rows in parts)  # the references' parts
-        tokens = group.gather(torch.cat(out[ahead:] + out[:ahead]), video_tokens)
-        return unpatchify(tokens, model.config, (frames, height, width)).float()
+        velocity = group.gather(torch.cat(out[ahead:] + out[:ahead]), video_tokens)
+        return unpatchify(velocity, model.config, (frames, height, width)).float()
 
     def _through_blocks(
         self,
@@ -302,11 +303,10 @@ class VelocityModel:
     ) -> list[Tensor]:
         """All parts of a batch through one block, then through the next.
 
-        So edits find the keys and values of their references, which go ahead of them, and no more
-        than one block's are ever kept.
+        So edits find their references' keys and values, and no more than one block's are kept.
         """
         for block in self.transformer.transformer_blocks:
-            self._plan.kept = [] if len(video) > 1 and any(attends) else None
+            self._plan.kept = {} if any(attends) else None
             for i, seen in enumerate(attends):
                 self._plan.attends = seen
                 video[i], text[i] = block(

@@ -249,6 +249,14 @@ def test_a_size_that_the_model_cannot_take_is_refused_before_anything_starts(
     )
 
 
+def test_blocks_that_the_model_lacks_are_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [a_row(a_video(tmp_path / "a.mp4"), "red")]
+    assert run(tmp_path, rows, reconstruction={"inject_blocks": [0, 99]}) == EXIT_CANNOT_RUN
+    assert "reconstruction.inject_blocks is [0, 99]; this checkpoint has" in capsys.readouterr().err
+
+
 def test_the_same_seed_makes_the_same_bytes_in_whatever_order_the_rows_come(
     tmp_path: Path,
 ) -> None:

@@ -37,6 +37,7 @@ SIZES = {
     "hardly any": (2, (1, 2, 10)),  # 5: some ranks hold no text at all
 }
 CHANNELS, TEXT_DIM, STEPS = 16, 32, 2
+AT_ONCE = (1, 2)
 
 
 def main() -> None:
@@ -101,6 +102,11 @@ def _invert_and_reconstruct(family: str, size: str, group: TokenGroup) -> dict[s
     branches = [Branch(clean, "worse", "worse"), Branch(clean, "a", "a")]
     for prompt, velocity in model.predict(branches, 500, clean)[1].items():
         answers[f"own velocity, {prompt}"] = velocity
+    branches = [Branch(x, "ab"[i % 2], ["", "a"][i % 2]) for i, x in enumerate(trajectory)]
+    for at_once in AT_ONCE:
+        model.max_branches = at_once
+        velocities, own = model.predict(branches, 500, clean)
+        answers[f"{at_once} at once"] = torch.stack([*velocities, *own.values()])
     answers["forwards"] = torch.tensor([model.forwards.plain, model.forwards.injected])
     return answers
 

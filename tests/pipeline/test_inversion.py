@@ -131,13 +131,18 @@ def test_pec_beats_ddim_on_every_schedule(steps: int, shift: float, spacing: str
 
 
 def test_with_the_residual_a_float32_trajectory_leads_back_above_60_db() -> None:
+    """In 10 steps no method leads back on its own."""
     for family in ("5b", "2b"):
-        clean, trajectory, down = residual_walk(family)
+        clean, trajectory, down = residual_walk(family, steps=10)
         for method in METHODS:
-            found = down(trajectory(method), method)
-            assert signal_to_error_db(clean, found) >= 60, (family, method)
-        without = down(trajectory("script"), "script", residual=False)
-        assert signal_to_error_db(clean, without) < 20
+            entries = trajectory(method)
+            assert entries.dtype == torch.float32
+            without, found = (
+                signal_to_error_db(clean, down(entries, method, residual=residual))
+                for residual in (False, True)
+            )
+            assert without < 40, (family, method)
+            assert found >= 60, (family, method)
 
 
 def test_16_bit_storage_costs_what_its_mantissa_lacks() -> None:
@@ -290,24 +295,39 @@ def test_the_method_script_needs_the_scripts_levels() -> None:
         invert(mixture.velocity, mixture.points(1), schedule, Inversion(method="script"))
 
 
-def residual_walk(family: str) -> Any:
+class RoundedEdits(MixtureModel):
+    """Rounds the velocities of edits to 16 bits, and those of references not.
+
+    In a model the two go through other kernels. Were they the same number for the same latent, the
+    residual would cancel whatever the velocity is, and a walk with it would show nothing.
+    """
+
+    def predict(self, *arguments: Any, **options: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+        velocities, own = super().predict(*arguments, **options)
+        return [v.half().float() for v in velocities], own
+
+
+def residual_walk(family: str, steps: int = 50) -> Any:
     """(clean latents, method -> trajectory, (trajectory, method) -> latents walked down again)."""
     config = scheduler(family)
     mixture = GaussianMixture(config, std=0.3)
     clean = mixture.points(POINTS)
 
     def trajectory(method: Method) -> Tensor:
-        schedule = levels_for(method, config, 50)
+        schedule = levels_for(method, config, steps)
         return invert(mixture.velocity, clean, schedule, Inversion(method=method))
 
     def down(entries: Tensor, method: Method, *, residual: bool = True) -> Tensor:
-        return reconstruct(
-            MixtureModel(mixture),  # type: ignore[arg-type]
-            lambda level: entries[level],
+        read: list[int] = []
+        made = reconstruct(
+            RoundedEdits(mixture),  # type: ignore[arg-type]
+            lambda level: read.append(level) or entries[level],  # type: ignore[func-returns-value]
             [Edit("", guidance_scale=1.0)],
-            levels_for(method, config, 50),
+            levels_for(method, config, steps),
             Reconstruction(start="inverted", reference="null", residual=residual),
-        ).latents[0]
+        )
+        assert read[0] == steps, "the walk starts from the top of the trajectory"
+        return made.latents[0]
 
     return clean, trajectory, down
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -40,7 +42,19 @@ def unscaled(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
     return right(q * 2, k, v)
 
 
-@pytest.mark.parametrize("wrong", [missing, in_base_two, padded, silent, unscaled])
+def not_a_number(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+    return right(q, k, v)[0] * math.nan, right(q, k, v)[1]
+
+
+def without_a_sum(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+    out, lse = right(q, k, v)
+    assert lse is not None
+    return out, lse * math.nan
+
+
+@pytest.mark.parametrize(
+    "wrong", [missing, in_base_two, padded, silent, unscaled, not_a_number, without_a_sum]
+)
 def test_a_kernel_that_is_missing_or_wrong_is_passed_over(wrong: Kernel) -> None:
     assert pick_kernel({"wrong": wrong, "right": right}, LIKE, logsumexp=True) is right
 

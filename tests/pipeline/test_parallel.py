@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.degrees import Degrees
 from pipeline.parallel import real_places, split_evenly, start
 from pipeline.transformer import Branch, OneRank, split_halves
-from tests.pipeline.parallel_rank import GROUPS, SIZES, answers_file, noise
+from tests.pipeline.parallel_rank import AT_ONCE, GROUPS, SIZES, answers_file, noise
 from tests.small_models import FAMILIES
 
 REPOSITORY = Path(__file__).parents[2]
@@ -61,11 +61,25 @@ def test_a_group_computes_what_one_rank_computes(
     folder: Path, alone: Answers, degrees: Degrees, family: str, size: str
 ) -> None:
     names = [name for name in alone if name.startswith(f"{family}, {size}, ")]
-    assert len(names) == 6
+    assert len(names) == 8
     for answers in ranks_of(folder, degrees):
         for name in names:
             largest = alone[name].abs().max()
             assert (answers[name] - alone[name]).abs().max() <= 1e-5 * largest, name
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("at_once", AT_ONCE)
+@pytest.mark.parametrize("degrees", ALL_DEGREES, ids=str)
+def test_a_group_that_takes_a_batch_in_parts_predicts_what_one_rank_predicts(
+    folder: Path, alone: Answers, degrees: Degrees, at_once: int
+) -> None:
+    names = [name for name in alone if name.endswith(f", {at_once} at once")]
+    assert len(names) == len(FAMILIES) * len(SIZES)
+    for answers in ranks_of(folder, degrees):
+        for name in names:
+            largest = alone[name].abs().max()
+            assert (answers[name] - alone[name]).abs().max() <= 2e-6 * largest, name
 
 
 @pytest.mark.distributed

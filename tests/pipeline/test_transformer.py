@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.attention import attend, with_reference
-from pipeline.transformer import Branch, VelocityModel, rotary_embedding, split_batch, unpatchify
+from pipeline.attention import Exchange, Kept, attend
+from pipeline.transformer import (
+    Branch,
+    OneRank,
+    VelocityModel,
+    rotary_embedding,
+    split_batch,
+    unpatchify,
+)
 from tests.published_models import LATENTS, PARAMETERS, TRANSFORMERS, VIDEO_TOKENS
 from tests.script_reference import rotary_of_pipeline
 from tests.small_models import FAMILIES, make_transformer
@@ -48,6 +56,29 @@ def diffusers_velocity(transformer: Any, latents: Tensor, prompts: Tensor, times
         )[0]
     transformer.set_attn_processor(processors)
     return velocity
+
+
+def largest_change_alone(model: VelocityModel, family: str, reference: str | None) -> float:
+    """The largest difference between velocities of five branches and of each of them alone."""
+    x = draw(5, frames_of(family), 16, 8, 12)
+    source = draw(frames_of(family), 16, 8, 12, seed=9) if reference is not None else None
+    branches = [Branch(latents, "ab"[i % 2], reference) for i, latents in enumerate(x)]
+    together, own = model.predict(branches, 500, source)
+    changes = []
+    for branch, velocity in zip(branches, together, strict=True):
+        alone, own_alone = model.predict([branch], 500, source)
+        assert own.keys() == own_alone.keys()
+        changes += [alone[0] - velocity, *(own_alone[prompt] - own[prompt] for prompt in own)]
+    return max(change.abs().max().item() for change in changes)
+
+
+class TwoRanks(OneRank):
+    """A group of two as its first rank sees it, whose exchange finds all tokens here already."""
+
+    ranks = 2
+
+    def exchange(self, text_tokens: int, video_tokens: int) -> Exchange:
+        return partial(attend)
 
 
 # diffusers' numbers
@@ -103,16 +134,21 @@ def test_a_1_5_model_takes_frames_larger_than_it_was_trained_for() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("reference", [None, "", "b"])
 def test_a_branch_is_the_same_bytes_in_any_batch(family: str, reference: str | None) -> None:
+    assert largest_change_alone(small_model(family), family, reference) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("reference", [None, "", "b"])
+def test_a_branch_is_the_same_bytes_in_any_batch_of_a_gpu_that_takes_them_one_by_one(
+    family: str, reference: str | None
+) -> None:
     model = small_model(family)
-    x = draw(5, frames_of(family), 16, 8, 12)
-    source = draw(frames_of(family), 16, 8, 12, seed=9) if reference is not None else None
-    branches = [Branch(latents, "ab"[i % 2], reference) for i, latents in enumerate(x)]
-    together, own = model.predict(branches, 500, source)
-    for branch, velocity in zip(branches, together, strict=True):
-        alone, own_alone = model.predict([branch], 500, source)
-        assert torch.equal(alone[0], velocity)
-        assert own.keys() == own_alone.keys()
-        assert all(torch.equal(own[prompt], own_alone[prompt]) for prompt in own)
+    model.transformer.to("cuda")
+    assert largest_change_alone(model, family, reference) < 1e-4
+    model.max_branches = 1
+    assert largest_change_alone(model, family, reference) == 0
 
 
 def test_references_of_one_prompt_are_computed_once() -> None:
@@ -161,14 +197,15 @@ def test_blocks_outside_of_the_window_see_no_reference() -> None:
 
 def test_attention_to_a_reference_is_attention_to_both_side_by_side() -> None:
     q, k, v = draw(3, 4, 2, 7, 8).double()
-    attends = [1, 0]
-    out = attend(q, k, v, attends)
+    kept: Kept = {}
+    references = attend(q[2:], k[2:], v[2:], [], kept)
+    edits = attend(q[:2], k[:2], v[:2], [1, 0], kept)
+    out = torch.cat([edits, references])
     for i, other in ((0, 3), (1, 2), (2, None), (3, None)):
         seen = [i] if other is None else [i, other]
         keys, values = (torch.cat([y[j] for j in seen], dim=1) for y in (k, v))
         weights = (q[i] @ keys.transpose(1, 2) / 8**0.5).softmax(-1)
         assert torch.allclose(out[i], weights @ values, atol=1e-12)
-    assert with_reference(k, v, attends)[0].shape == (2, 2, 14, 8)
 
 
 def test_a_call_with_and_without_references_is_refused() -> None:
@@ -200,12 +237,14 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch: pytest.M
     assert all((a - b).abs().max() < 1e-5 for a, b in zip(whole, split, strict=True))
 
 
+@pytest.mark.parametrize("group", [OneRank(), TwoRanks()], ids=["one rank", "a group"])
 @pytest.mark.parametrize("most", [1, 2, 3])
 @pytest.mark.parametrize("reference", [None, "b"])
 def test_no_more_branches_than_allowed_go_through_a_block_at_once(
-    most: int, reference: str | None
+    most: int, reference: str | None, group: OneRank
 ) -> None:
     model = small_model("5b")
+    model.group = group
     x, source = draw(5, 3, 16, 8, 12), draw(3, 16, 8, 12, seed=1)
     branches = [Branch(latents, "a", reference) for latents in x]
     whole, own = model.predict(branches, 500, source if reference else None)
@@ -214,10 +253,14 @@ def test_no_more_branches_than_allowed_go_through_a_block_at_once(
         block.register_forward_pre_hook(
             lambda _, __, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
         )
+    embedded: list[int] = []
+    model.transformer.patch_embed.register_forward_pre_hook(
+        lambda _, inputs: embedded.append(len(inputs[1]))
+    )
     model.max_branches = most
     parts, own_parts = model.predict(branches, 500, source if reference else None)
-    assert max(rows) == most
-    assert sum(rows) == 2 * (5 + len(own))
+    assert max(rows) == max(embedded) == most
+    assert sum(rows) == 2 * sum(embedded) == 2 * (5 + len(own))
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
     assert all(torch.equal(own[prompt], own_parts[prompt]) for prompt in own)
 
@@ -228,9 +271,12 @@ def test_as_many_branches_go_at_once_as_keep_the_device_busy() -> None:
     model.transformer.transformer_blocks[0].register_forward_pre_hook(
         lambda _, __, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
     )
-    for frames in (40, 80, 100):
-        model.predict([Branch(draw(frames, 16, 8, 12), "a")] * 3, 500)
-    assert rows == [2, 1, 1, 1, 1, 1, 1, 1]
+    for group, split in ((OneRank(), [2, 1, 1, 1, 1, 1, 1, 1]), (TwoRanks(), [3, 2, 1, 1, 1, 1])):
+        model.group = group
+        rows.clear()
+        for frames in (40, 80, 180):
+            model.predict([Branch(draw(frames, 16, 8, 12), "a")] * 3, 500)
+        assert rows == split
 
 
 @given(edits=st.integers(0, 9), references=st.integers(0, 9), size=st.integers(1, 12))
