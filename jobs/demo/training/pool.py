@@ -35,15 +35,14 @@ class Pool:
         return self.latents[torch.from_numpy(scenes), torch.from_numpy(looks)].float()
 
     def object_weight(self, scenes: np.ndarray, extra: float) -> torch.Tensor:
-        """How much each place counts, 1 on average: `1 + extra` on objects against 1 elsewhere.
+        """How much each place counts: `1 + extra` on objects against 1 elsewhere.
 
         Objects are a tenth of the frame and most of the matter: with even weights, a small model
         learns the words for backgrounds long before those for colours. float32 [B, F, 1, H, W].
         """
         side = self.latents.shape[-1]
         places = np.stack([object_places(self.looks[scene][0], side) for scene in scenes])
-        weight = 1.0 + extra * torch.from_numpy(places)
-        return weight / weight.mean()
+        return 1.0 + extra * torch.from_numpy(places)
 
 
 def make_pool(

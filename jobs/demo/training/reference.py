@@ -38,14 +38,15 @@ from jobs.demo.training.transformer import (
 
 SAME_LOOK = 0.06
 OTHER_BACKGROUND = 0.4
-SAME_SHAPES = 0.6
+SAME_SHAPES = 0.25
 FRESH_NOISE = 0.1
 FROM_THE_TOP = 0.2
 JUST_LEFT = 0.4
 LOWEST_START = 350
 EDIT_PROMPT_REFERENCE = 0.25
 SOURCE_PROMPT_REFERENCE = 0.35
-OBJECT_WEIGHT = 12.0
+OBJECT_WEIGHT = 6.0
+CHANGE_WEIGHT = 18.0
 
 
 def train_reference(
@@ -127,9 +128,19 @@ def reference_loss(
     )
     of_edits, of_sources = velocity.chunk(2)
     weight = pool.object_weight(scenes, OBJECT_WEIGHT)
-    edited = (weight * (of_edits - edit_target).square()).mean()
-    kept = weight * torch.from_numpy(plain).view(-1, 1, 1, 1, 1)
+    kept = weight * torch.from_numpy(plain).view(-1, 1, 1, 1, 1) / weight.mean()
+    weight = weight + CHANGE_WEIGHT * change(source, edit)
+    edited = (weight * (of_edits - edit_target).square()).mean() / weight.mean()
     return edited + 0.5 * (kept * (of_sources - source_target).square()).mean()
+
+
+def change(source: torch.Tensor, edit: torch.Tensor) -> torch.Tensor:
+    """Where the edit differs from its source, 0 to 1 in each pair: [B, F, 1, H, W].
+
+    Between two shapes that is a thin rim, which nothing else would draw the model's eye to.
+    """
+    difference = (edit - source).abs().mean(dim=2, keepdim=True)
+    return difference / difference.amax(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1e-3)
 
 
 def draw_starts(levels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

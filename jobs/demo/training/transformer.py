@@ -109,7 +109,8 @@ def plain_loss(
         for scene, look in zip(scenes, looks, strict=True)
     ]
     weight = pool.object_weight(scenes, OBJECT_WEIGHT)
-    return (weight * (denoiser.velocity(noisy, levels, prompts) - target).square()).mean()
+    error = (denoiser.velocity(noisy, levels, prompts) - target).square()
+    return (weight * error).mean() / weight.mean()
 
 
 def training_prompt(scene: world.Scene, rng: np.random.Generator) -> str:
