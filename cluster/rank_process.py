@@ -3,7 +3,8 @@
     python -m cluster.rank_process        (started by `cluster.ranks.RankGroup`)
 
 The first message says which work the rank is for and with which settings; every further one is a
-request. A row that fails is answered with its error code, and the rank goes on.
+request. A row that fails is answered with its error code, and the rank goes on, unless the failure
+left it unfit for more: then it says so, and its owner ends it.
 """
 
 from __future__ import annotations
@@ -19,10 +20,15 @@ from dataclasses import asdict
 from queue import SimpleQueue
 from typing import Any
 
-from cluster.ranks import CHANNEL
+from cluster.ranks import CHANNEL, UNFIT
 from pipeline.errors import ErrorCode, RowError
 
 Handler = Callable[[Mapping[str, Any]], Any]
+
+STORAGE_CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"}
+"""Packages below fsspec whose errors are not all OSErrors."""
+ACCELERATOR = ("CUDA", "cuDNN", "CUBLAS", "NCCL")
+"""What stands in the text of an error of the accelerator that torch raises as a RuntimeError."""
 
 
 def main() -> None:
@@ -46,8 +52,8 @@ def serve_requests(prepare: Callable[[Mapping[str, Any]], Handler]) -> None:
 
     Args:
         prepare: takes the first message and returns the handler of all others. A handler's result
-            goes back as `{"result": ...}`; a `RowError` as its code and message; running out of
-            memory and every other exception as a code of their own, with the traceback.
+            goes back as `{"result": ...}`; a `RowError` as its code and message; every other
+            exception as the code of its kind, with the place where it was raised.
     """
     channel = socket.socket(fileno=int(os.environ[CHANNEL]))
     messages: SimpleQueue[bytes] = SimpleQueue()
@@ -70,12 +76,40 @@ def _handled(handle: Handler, message: Mapping[str, Any]) -> dict[str, Any]:
         return {"error_code": error.code, "error": error.message}
     except Exception as error:
         traceback.print_exc()
-        full = type(error).__name__ in ("OutOfMemoryError", "MemoryError")
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return {
-            "error_code": ErrorCode.OUT_OF_MEMORY if full else ErrorCode.INTERNAL,
+        answer = {
+            "error_code": _code(error),
             "error": f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})",
         }
+        return answer | ({UNFIT: True} if _leaves_unfit(error) else {})
+
+
+def _code(error: Exception) -> ErrorCode:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    packages = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
+    full = _is_of_accelerator(error) and "out of memory" in str(error)
+    if full or names & {"OutOfMemoryError", "MemoryError"}:
+        return ErrorCode.OUT_OF_MEMORY
+    if isinstance(error, OSError) or packages & STORAGE_CLIENTS:
+        return ErrorCode.STORAGE
+    return ErrorCode.INTERNAL
+
+
+def _leaves_unfit(error: Exception) -> bool:
+    """Whether this process cannot take another request.
+
+    After most errors of an accelerator every further call to it fails. And a group's ranks, which
+    raise a RowError together, may have left their collectives at different places.
+    """
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        return True
+    return _is_of_accelerator(error) and _code(error) != ErrorCode.OUT_OF_MEMORY
+
+
+def _is_of_accelerator(error: Exception) -> bool:
+    if type(error).__name__ == "AcceleratorError":
+        return True
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in ACCELERATOR)
 
 
 def _editing_handler(settings: Any, start: Mapping[str, Any]) -> Handler:

@@ -2,9 +2,10 @@
 
 The owner starts the ranks with the environment variables that torchrun sets and a new file for
 torch's rendezvous, and talks to each over a socket pair in lines of JSON. Requests go to all
-ranks at once, since all of them compute every request together. A rank that dies closes its socket
-and a rank that hangs misses the deadline; either way the owner kills the whole group, whose
-collectives can never complete again, and starts another one for the next request.
+ranks at once, since all of them compute every request together. A rank that dies closes its socket,
+a rank that hangs misses the deadline, and one that an error left unfit for work says so with its
+answer; each time the owner kills the whole group, whose collectives can never complete again, and
+starts another one for the next request.
 
 The ranks outlive nothing: when the owner's end of the socket closes, whatever the reason, a thread
 in each rank ends its process at once.
@@ -15,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import shutil
 import socket
 import subprocess
 import sys
@@ -31,6 +31,9 @@ CHANNEL = "RETAKE_CHANNEL"
 MEETING = "RETAKE_MEETING"
 """The environment variable that names the file where the ranks find each other
 (`pipeline.parallel.MEETING`; importing that would bring torch into the owner)."""
+
+UNFIT = "unfit"
+"""The key in an answer which says that the rank cannot take another request."""
 
 LOG_TAIL_BYTES = 2000
 AGREE_S = 30.0
@@ -79,6 +82,10 @@ class RankGroup:
         start: the first message to each rank; it answers once it is ready to work.
         start_deadline_s: seconds until all ranks must have answered it.
         environment: more environment variables for the ranks.
+
+    Attributes:
+        starts: how often ranks were started.
+        failed_starts: how often in a row, up to now, they did not become ready.
     """
 
     def __init__(
@@ -96,14 +103,14 @@ class RankGroup:
         self.start_deadline_s = start_deadline_s
         self.environment = dict(environment or {})
         self.starts = 0
+        self.failed_starts = 0
         self._ranks: list[_Rank] = []
-        self._meeting = ""
 
     def request(self, message: Mapping[str, Any], deadline_s: float) -> list[dict[str, Any]]:
         """Send a request to all ranks, started first where there are none; one answer each.
 
-        Where one rank fails and the others do not answer, its error alone is the answer, and the
-        next request starts another group.
+        Where one rank fails and the others do not answer, its error alone is the answer. Then, and
+        where a rank is unfit after its answer, the next request starts another group.
 
         Raises:
             RankDied, DeadlinePassed: the group is gone; the next request starts another one.
@@ -116,14 +123,19 @@ class RankGroup:
     def start(self) -> None:
         """Start the ranks and wait until all of them are ready. Raises as `request` does."""
         self.starts += 1
-        self._meeting = tempfile.mkdtemp(prefix="retake-ranks-")
+        self.failed_starts += 1  # until all are ready
         try:
-            for rank in range(self.ranks):
-                self._ranks.append(self._spawn(rank))
+            # The file has no name, so that none is left behind whoever dies when; ranks open it
+            # through the descriptor that they inherit. Its name would have to outlive the start:
+            # NCCL meets there again when a pair of ranks first exchanges.
+            with tempfile.TemporaryFile() as meeting:
+                for rank in range(self.ranks):
+                    self._ranks.append(self._spawn(rank, meeting.fileno()))
             self._exchange(self.start_message, self.start_deadline_s)
         except BaseException:
             self.close()
             raise
+        self.failed_starts = 0
 
     def pids(self) -> list[int]:
         """The process ids of the ranks that were started."""
@@ -141,9 +153,8 @@ class RankGroup:
                 rank.process.wait()
             rank.log.close()
         self._ranks = []
-        shutil.rmtree(self._meeting, ignore_errors=True)
 
-    def _spawn(self, rank: int) -> _Rank:
+    def _spawn(self, rank: int, meeting: int) -> _Rank:
         ours, theirs = socket.socketpair()
         log = tempfile.TemporaryFile()
         environment = {
@@ -153,7 +164,7 @@ class RankGroup:
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(self.ranks),
             "LOCAL_WORLD_SIZE": str(self.ranks),
-            MEETING: f"{self._meeting}/store",
+            MEETING: f"/proc/self/fd/{meeting}",
             "PYTHONUNBUFFERED": "1",
             CHANNEL: str(theirs.fileno()),
         }
@@ -164,16 +175,19 @@ class RankGroup:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), meeting],
             )
         return _Rank(process, ours, log)
 
     def _exchange(self, message: Mapping[str, Any], deadline_s: float) -> list[dict[str, Any]]:
         try:
-            return self._ask_all(json.dumps(message).encode() + b"\n", deadline_s)
+            answers = self._ask_all(json.dumps(message).encode() + b"\n", deadline_s)
         except RankGroupFailed:
             self.close()
             raise
+        if any(UNFIT in answer for answer in answers):
+            self.close()
+        return answers
 
     def _ask_all(self, line: bytes, deadline_s: float) -> list[dict[str, Any]]:
         until = time.monotonic() + deadline_s

@@ -58,6 +58,7 @@ SCHEMA = pa.schema(
         ("output", pa.string()),
         ("source", pa.string()),
         ("trajectory", pa.string()),
+        ("trajectory_damage", pa.string()),
         ("attempts", pa.int32()),
         (
             "forwards",

@@ -8,9 +8,10 @@ failed one passes the later stages to the results.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import pyarrow as pa
 
@@ -21,6 +22,12 @@ from cluster.settings import GroupSettings
 from cluster.work import WORK, Row, rebuilt
 from pipeline.errors import ErrorCode
 from pipeline.storage import Folder
+
+START_TRIES = 3
+"""A group that had worked and could not be started so often in a row ends the job."""
+START_PAUSE_S = 10.0
+"""Before a start after one that failed; after two it is twice as long. What the group could not
+read may be back by then."""
 
 
 class Report(Protocol):
@@ -82,22 +89,35 @@ class GroupStage:
         """The group's answer to a request, and how often it was tried.
 
         A group that dies or hangs is rebuilt and asked again, `retries` times; then the answer is
-        an error that quarantines the row.
+        an error that quarantines the row. A rebuild that fails is a try like any other.
+
+        Raises:
+            GroupCannotStart, RankGroupFailed: the group could not be started at all, or not again,
+                for several tries; the driver was told.
         """
         if self.broken:
-            self.report.broken(str(self.broken))
-            raise self.broken
+            self._give_up(self.broken)
         tries = 0
         while True:
             tries += 1
+            time.sleep(START_PAUSE_S * self.group.failed_starts)
             try:
                 answers = self.group.request(message, self.deadline_s)
                 return next((a for a in answers if "error_code" in a), answers[0]), tries
-            except RankGroupFailed as error:
+            except (RankGroupFailed, GroupCannotStart) as error:
+                refused = self.group.failed_starts
+                if refused >= START_TRIES:
+                    self._give_up(error)
                 if tries > self.job.cluster.retries:
                     late = isinstance(error, DeadlinePassed)
                     code = ErrorCode.DEADLINE if late else ErrorCode.RANK_DIED
-                    return {"error_code": code, "error": f"{error} (tried {tries} times)"}, tries
+                    said = f"the group could not start again: {error}" if refused else str(error)
+                    return {"error_code": code, "error": f"{said} (tried {tries} times)"}, tries
+
+    def _give_up(self, error: Exception) -> NoReturn:
+        self.broken = error
+        self.report.broken(str(error))
+        raise error
 
     def failed(self, row: Row, answer: Row) -> Row:
         return {**row, "error_code": answer["error_code"], "error": answer["error"]}
@@ -152,7 +172,8 @@ class FanOut:
     """One row for each unit of work: a video with at most K of its edits.
 
     A failed row, and the edits that were refused one by one, go on as units of their own. Where
-    trajectories are not kept, a video stays one unit: whoever made its last edit deletes it.
+    trajectories are not kept, a video stays one unit: whoever made its last edit deletes it. Every
+    unit knows how many edits its video is owed, of which each bears its share of the inversion.
     """
 
     def __init__(self, job: Job) -> None:
@@ -172,7 +193,7 @@ class FanOut:
                 parts += [owed[i : i + step] for i in range(0, len(owed), step)]
             for part in parts:
                 if part or row["error_code"]:
-                    units.append({**row, "edits": part})
+                    units.append({**row, "edits": part, "owed_edits": len(owed)})
                     origins.append(origin)
         return rebuilt(table, units, origins, WORK)
 
@@ -234,10 +255,10 @@ class ReconstructEdits(GroupStage):
         inverted = json.loads(row["inverted"]) if row["inverted"] else {}
         code = made.get("error_code")
         quarantined = code in (ErrorCode.RANK_DIED, ErrorCode.DEADLINE)
-        shares = max(1, len(row["edits"] or ()))
+        share = 1 / row["owed_edits"] if inverted and is_owed(edit) else 0.0
         timings = dict.fromkeys(TIMINGS, 0.0)
         for part, seconds in inverted.get("timings", {}).items():
-            timings[part] = timings.get(part, 0.0) + seconds / shares
+            timings[part] = timings.get(part, 0.0) + seconds * share
         inversion_s = sum(timings.values()) * self.job.cluster.inversion.gpus
         for part, seconds in made.get("timings", {}).items():
             timings[part] = timings.get(part, 0.0) + seconds
@@ -251,8 +272,9 @@ class ReconstructEdits(GroupStage):
             "error_code": code,
             "error": made.get("error"),
             "trajectory": inverted.get("key"),
+            "trajectory_damage": made.get("damaged") or inverted.get("damaged"),
             "forwards": {
-                "inversion": inverted.get("forwards", 0) / shares,
+                "inversion": inverted.get("forwards", 0) * share,
                 **{kind: made.get("forwards", {}).get(kind, 0) for kind in ("plain", "injected")},
             },
             "gpu_seconds": inversion_s + spent,

@@ -45,12 +45,14 @@ WORK = pa.schema(
             ),
         ),
         ("inverted", pa.string()),
+        ("owed_edits", pa.int32()),
         ("error_code", pa.string()),
         ("error", pa.string()),
         ("attempts", pa.int32()),
     ]
 )
-"""What a row holds between the stages. `inverted` is a `pipeline.requests.Inverted` in JSON."""
+"""What a row holds between the stages. `inverted` is a `pipeline.requests.Inverted` in JSON, and
+`owed_edits` the number of the video's edits that are to be made, of which a unit has some."""
 
 RESERVED = frozenset(SCHEMA.names) | frozenset(WORK.names) - {
     "video_id",

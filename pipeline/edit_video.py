@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from pipeline import metrics
-from pipeline.errors import ErrorCode
-from pipeline.index import INDEX, TrajectoryDamaged
+from pipeline.errors import ErrorCode, RowError
+from pipeline.index import TrajectoryDamaged
 from pipeline.invert_video import invert_video, shared_index
 from pipeline.latents import to_uint8
 from pipeline.process import EditingProcess
 from pipeline.reconstruction import Edit, Edited, reconstruct
 from pipeline.requests import EditRequest, Inverted, Reconstructed, VideoRequest
 from pipeline.timing import Timer
-from pipeline.trajectory import TrajectoryReader
+from pipeline.trajectory import OtherSliceDamaged, TrajectoryReader
+
+WALKS = 3
+"""Tries to walk a trajectory, which is made again between two of them."""
 
 
 def edit_video(
@@ -29,24 +32,18 @@ def edit_video(
 ) -> list[Reconstructed]:
     """Make edits of an inverted video, in lockstep.
 
-    A trajectory that turns out to be damaged is inverted anew, once. An edit that is not finite is
-    a failed edit; the others beside it are not touched.
+    A trajectory that turns out to be damaged is inverted anew, and every edit says so. An edit that
+    is not finite is a failed edit; the others beside it are not touched.
 
     Raises:
-        RowError: the source cannot be read any more.
+        RowError: the source cannot be read any more, or storage damages every trajectory.
     """
     timer = Timer(process.device)
     with timer("read"):
         source = process.together(lambda: process.read(request))[0].frames / 255
     edits = [_edit(process, request, wanted, source_prompt) for wanted in requests]
     before = asdict(process.model.forwards)
-    try:
-        made = _walk(process, inverted.key, edits, timer)
-    except TrajectoryDamaged:
-        if process.group.rank == 0:
-            process.trajectory_folder(inverted.key).remove(INDEX)
-        inverted = invert_video(process, request)
-        made = _walk(process, inverted.key, edits, timer)
+    inverted, made = _walk_mended(process, request, inverted, edits, timer)
     forwards = {
         name: (count - before[name]) / len(edits)
         for name, count in asdict(process.model.forwards).items()
@@ -58,7 +55,7 @@ def edit_video(
         wanted, edit, x = requests[place], edits[place], made.latents[place]
         result = _finish(process, request, inverted, wanted, edit, x, source, own)
         result.metrics["largest_residual"] = made.largest_residual
-        return replace(result, forwards=forwards, timings=own.seconds)
+        return replace(result, forwards=forwards, timings=own.seconds, damaged=inverted.damaged)
 
     # Every rank holds the latents whole: each decodes and writes its own share of the edits.
     rank, ranks = process.group.rank, process.group.ranks
@@ -86,6 +83,41 @@ def _edit(
         seed=seed,
         source_prompt=source_prompt or "",
     )
+
+
+def _walk_mended(
+    process: EditingProcess,
+    request: VideoRequest,
+    inverted: Inverted,
+    edits: Sequence[Edit],
+    timer: Timer,
+) -> tuple[Inverted, Edited]:
+    """Walk a trajectory, and make it again where it is damaged; `Inverted` tells of the new one.
+
+    Raises:
+        RowError: as `edit_video`.
+    """
+    walks = 0
+    while True:
+        walks += 1
+        try:
+            return inverted, _walk(process, inverted.key, edits, timer)
+        except TrajectoryDamaged as error:
+            found = _found(process, error)
+            if walks == WALKS:
+                raise RowError(
+                    ErrorCode.STORAGE,
+                    f"{request.video}: its trajectory was made again {walks - 1} times and is "
+                    f"damaged still: {found}. Check the storage of the output folder",
+                ) from error
+            inverted = invert_video(process, request, damaged=found)
+            timer.add(inverted.timings)
+
+
+def _found(process: EditingProcess, error: TrajectoryDamaged) -> str:
+    """What is damaged, in the words of a rank that saw it."""
+    seen = None if isinstance(error, OtherSliceDamaged) else str(error)
+    return next(said for said in process.group.gather_objects(seen) if said)
 
 
 def _walk(process: EditingProcess, key: str, edits: Sequence[Edit], timer: Timer) -> Edited:

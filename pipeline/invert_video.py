@@ -20,10 +20,16 @@ from pipeline.trajectory import ShardWriter, TrajectoryReader
 from pipeline.video import Clip
 
 
-def invert_video(process: EditingProcess, request: VideoRequest) -> Inverted:
+def invert_video(
+    process: EditingProcess, request: VideoRequest, *, damaged: str | None = None
+) -> Inverted:
     """Invert a video, or find that its trajectory is stored and reaches high enough.
 
-    A trajectory that is stored up to a lower level is extended; a damaged one is inverted anew.
+    A trajectory that is stored up to a lower level is extended; a damaged one is inverted anew. Its
+    index stays until that of the new one takes its place: it may be another group's new one.
+
+    Args:
+        damaged: what is known to be wrong with the stored trajectory.
 
     Raises:
         RowError: the video cannot be read, or its trajectory is not finite.
@@ -34,7 +40,7 @@ def invert_video(process: EditingProcess, request: VideoRequest) -> Inverted:
     key = process.trajectory_key(request, clip, content)
     folder = process.trajectory_folder(key)
     before = process.model.forwards.total
-    stored = _stored(folder, key, process)
+    stored = _Stored(damaged=damaged) if damaged else _stored(folder, key, process)
     index = stored.index
     if index is None or index.highest < process.highest:
         index = _climb(process, request, clip, folder, key, stored, timer)

@@ -43,7 +43,8 @@ class Inverted:
         certificate: metrics of the inversion, by name.
         forwards: that this call computed; 0 where the trajectory was there already.
         timings: seconds, by part of the work.
-        damaged: what was wrong with a stored trajectory that had to be inverted anew.
+        damaged: what was wrong with the stored trajectory, which was made again; None where nothing
+            was.
     """
 
     key: str
@@ -68,6 +69,7 @@ class Reconstructed:
         metrics: by name; None stands for what could not be had.
         forwards: plain and injected, this edit's share of what its group computed.
         timings: seconds, by part of the work; this edit's share.
+        damaged: as of `Inverted`, found then or before this edit.
     """
 
     edit_id: str
@@ -79,6 +81,7 @@ class Reconstructed:
     timings: dict[str, float] = field(default_factory=dict)
     error_code: ErrorCode | None = None
     error: str | None = None
+    damaged: str | None = None
 
 
 def derived_seed(*parts: Any) -> int:

@@ -38,6 +38,10 @@ READ_AHEAD = 6
 """Levels fetched before they are asked for: at 50 ms a request this hides steps above 10 ms."""
 
 
+class OtherSliceDamaged(TrajectoryDamaged):
+    """Another rank's slice is damaged; that rank knows more."""
+
+
 class ShardWriter:
     """Takes a rank's slice of each level to host memory and stores it as one file.
 
@@ -169,7 +173,7 @@ class TrajectoryReader:
             [count + 1 for count in counts]
         )
         if damage or any(part[-1] for part in slices):
-            raise damage or TrajectoryDamaged(f"{self.folder.uri}: another rank's slice is damaged")
+            raise damage or OtherSliceDamaged(f"{self.folder.uri}: another rank's slice is damaged")
         return torch.cat([part[:-1] for part in slices])
 
     def _want(self, level: int) -> None:

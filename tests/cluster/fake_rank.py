@@ -10,6 +10,28 @@ from cluster.rank_process import serve_requests
 from pipeline.errors import ErrorCode, RowError
 
 
+class AcceleratorError(RuntimeError):
+    """As `torch.AcceleratorError`."""
+
+
+class EndpointConnectionError(Exception):
+    """As botocore's, which fsspec lets through."""
+
+    __module__ = "botocore.exceptions"
+
+
+ERRORS = {
+    "row error": RowError(ErrorCode.VIDEO_TOO_SHORT, "has 2 frames"),
+    "bug": KeyError("surprise"),
+    "memory": MemoryError("no more"),
+    "full GPU": AcceleratorError("CUDA error: out of memory"),
+    "illegal access": AcceleratorError("an illegal memory access was encountered"),
+    "library": RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling"),
+    "full disk": OSError(28, "No space left on device"),
+    "no bucket": EndpointConnectionError("could not connect to the endpoint"),
+}
+
+
 def a_row(message):
     """Answers as a rank with a model does, or dies or hangs where the video's name says so."""
     video = message["video"]["video"]
@@ -29,6 +51,7 @@ def a_row(message):
             "certificate": {},
             "forwards": 6,
             "timings": {"read": 1.0},
+            "damaged": "cut short" if video.endswith("damaged") else None,
         }
     return [
         {
@@ -39,6 +62,7 @@ def a_row(message):
             "metrics": {"flicker": 0.5},
             "forwards": {"plain": 2, "injected": 4},
             "timings": {"reconstruct": 3.0},
+            "damaged": "altered" if video.endswith("altered") else message["inverted"]["damaged"],
         }
         for edit in message["edits"]
     ]
@@ -47,6 +71,9 @@ def a_row(message):
 def prepare(start):
     if start.get("refuse"):
         raise ValueError(start["refuse"])
+    # What the environment names is a file that a test makes and takes away.
+    if os.path.exists(os.environ.get("REFUSE_BESIDE", "")):
+        raise ValueError("no such checkpoint now")
     if start.get("hang"):
         time.sleep(3600)
     print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"], "is ready")
@@ -63,12 +90,8 @@ def prepare(start):
             os._exit(7)
         if op == "hang":
             time.sleep(3600)
-        if op == "row error":
-            raise RowError(ErrorCode.VIDEO_TOO_SHORT, "has 2 frames")
-        if op == "bug":
-            raise KeyError("surprise")
-        if op == "memory":
-            raise MemoryError("no more")
+        if op in ERRORS:
+            raise ERRORS[op]
         return {"rank": int(os.environ["RANK"]), "echo": message.get("text")}
 
     return handle

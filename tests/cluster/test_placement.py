@@ -1,13 +1,17 @@
 """Where a job's actors go, and which clusters are too small for it."""
 
+import socket
+from typing import Any
+
 import pytest
 
+from cluster import placement
 from cluster.job import CannotRun
-from cluster.placement import Placement, place
+from cluster.placement import Placement, place, start_ray
 from cluster.settings import GroupSettings, PromptSettings
 from tests.cluster.test_stages import a_job
 
-PAIR = GroupSettings(gpus=2)
+PAIR, FOUR = GroupSettings(gpus=2), GroupSettings(gpus=4)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +26,7 @@ PAIR = GroupSettings(gpus=2)
     ],
 )
 def test_a_job_is_placed(cluster: dict, have: dict, expected: Placement) -> None:
-    assert place(a_job(**cluster), have, slots=5) == expected
+    assert place(a_job(**cluster), [have], slots=5) == expected
 
 
 @pytest.mark.parametrize(
@@ -36,7 +40,7 @@ def test_a_job_is_placed(cluster: dict, have: dict, expected: Placement) -> None
 )
 def test_a_cluster_that_is_too_small_is_refused(cluster: dict, have: dict, complaint: str) -> None:
     with pytest.raises(CannotRun) as caught:
-        place(a_job(**cluster), have, slots=5)
+        place(a_job(**cluster), [have], slots=5)
     assert complaint in str(caught.value)
 
 
@@ -44,3 +48,91 @@ def test_a_group_reserves_all_its_gpus_at_once() -> None:
     assert Placement("gpu", 1.0).of(GroupSettings(gpus=4)) == {"num_gpus": 4.0}
     assert Placement("gpu", 0.5).of(GroupSettings()) == {"num_gpus": 0.5}
     assert Placement("cpu", 0.0).of(PAIR) == {"num_cpus": 2}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "nodes", "complaint"),
+    [
+        ({"inversion": FOUR}, [1] * 8, "a group of cluster.inversion takes 4 GPUs of one node"),
+        ({"inversion": FOUR}, [3, 3], "the largest node has 3, all 2 together have 6"),
+        ({"inversion": FOUR, "reconstruction": FOUR}, [6, 6, 0], None),
+        ({"inversion": FOUR, "reconstruction": FOUR}, [6, 3], "of cluster.reconstruction takes 4"),
+        ({"reconstruction": FOUR, "inversion": GroupSettings(groups=3)}, [1, 1, 1, 4], None),
+        ({"inversion": PAIR, "prompts": PromptSettings(gpus=1)}, [2, 2], None),
+    ],
+)
+def test_each_group_needs_room_on_one_node(
+    cluster: dict[str, Any], nodes: list[float], complaint: str | None
+) -> None:
+    have = [{"CPU": 8.0, "GPU": gpus} for gpus in nodes]
+    if complaint is None:
+        assert place(a_job(**cluster), have, slots=5) == Placement("gpu", 1.0)
+        return
+    with pytest.raises(CannotRun) as caught:
+        place(a_job(**cluster), have, slots=5)
+    assert complaint in str(caught.value)
+    assert "gpus lower" in str(caught.value)
+
+
+def test_a_group_of_cpu_ranks_needs_room_on_one_node_too() -> None:
+    with pytest.raises(CannotRun, match="takes 4 CPUs of one node.* the largest node has 3"):
+        place(a_job(inversion=FOUR), [{"CPU": 3.0}] * 3, slots=8)
+
+
+class FakeRay:
+    """Ray where nothing runs: it keeps what `init` was asked, and has the nodes given to it."""
+
+    def __init__(self, nodes: list[dict[str, Any]]) -> None:
+        self.asked: dict[str, Any] = {}
+        self._nodes = nodes
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **options: Any) -> None:
+        self.asked = options
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self._nodes
+
+
+@pytest.fixture
+def fake_ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+    ray = FakeRay([dead, {"Alive": True, "Resources": {"CPU": 8.0}}])
+    monkeypatch.setattr(placement, "ray", ray)
+    return ray
+
+
+@pytest.mark.parametrize("address", [None, "", "local"])
+def test_without_an_address_a_cluster_is_started_whatever_runs_on_this_machine(
+    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert start_ray(a_job()) == Placement("cpu", 0.0), "a dead node was counted"
+    assert fake_ray.asked["address"] == "local"
+    assert fake_ray.asked["num_cpus"] >= 5
+
+
+def test_the_cluster_at_a_given_address_is_joined_as_it_is(
+    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{head.getsockname()[1]}")
+        start_ray(a_job())
+    assert fake_ray.asked.keys().isdisjoint({"address", "num_cpus", "include_dashboard"})
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
+def test_an_address_where_no_cluster_is_is_named_with_the_way_out(
+    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    def nobody(**_: Any) -> None:
+        raise ConnectionError("nobody is there")
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(fake_ray, "init", nobody)
+    with pytest.raises(CannotRun, match=f"RAY_ADDRESS is '{address}'.*unset RAY_ADDRESS"):
+        start_ray(a_job())

@@ -74,21 +74,49 @@ def test_a_rank_that_hangs_misses_the_deadline_and_is_killed(group: RankGroup) -
 
 
 @pytest.mark.parametrize(
-    ("op", "code", "text"),
+    ("op", "ranks", "code", "text"),
     [
-        ("row error", "video_too_short", "has 2 frames"),
-        ("bug", "internal", "KeyError: 'surprise'"),
-        ("memory", "out_of_memory", "no more"),
+        ("row error", 2, "video_too_short", "has 2 frames"),
+        ("bug", 1, "internal", "KeyError: 'surprise'"),
+        ("memory", 1, "out_of_memory", "no more"),
+        ("full GPU", 1, "out_of_memory", "AcceleratorError: CUDA error"),
+        ("full disk", 1, "storage", "No space left on device"),
+        ("no bucket", 1, "storage", "EndpointConnectionError: could not connect"),
     ],
 )
 def test_an_error_of_a_row_is_an_answer_and_the_ranks_live_on(
-    group: RankGroup, op: str, code: str, text: str
+    op: str, ranks: int, code: str, text: str
 ) -> None:
+    group = a_group(ranks)
     answer = group.request({"op": op}, 30)[0]
     assert answer["error_code"] == code
     assert text in answer["error"]
     group.request({"op": "echo"}, 30)
     assert group.starts == 1
+    group.close()
+
+
+@pytest.mark.parametrize(
+    ("op", "ranks", "code"),
+    [
+        ("illegal access", 1, "internal"),
+        ("library", 1, "internal"),
+        ("bug", 2, "internal"),
+        ("full disk", 2, "storage"),
+        ("memory", 2, "out_of_memory"),
+    ],
+)
+def test_ranks_that_an_error_left_unfit_are_ended_and_the_next_request_is_not_charged_for_it(
+    op: str, ranks: int, code: str
+) -> None:
+    group = a_group(ranks)
+    group.start()
+    pids = group.pids()
+    assert group.request({"op": op}, 30)[0]["error_code"] == code
+    assert not any(is_running(pid) for pid in pids)
+    assert len(group.request({"op": "echo"}, 30)) == ranks
+    assert group.starts == 2
+    group.close()
 
 
 def test_the_error_of_one_rank_is_the_answer_where_the_others_wait_for_it(

@@ -12,7 +12,9 @@ import pytest
 from cluster import stages
 from cluster.check import CheckRows
 from cluster.job import Job
+from cluster.ranks import GroupCannotStart
 from cluster.results import SCHEMA, Keys, done_key
+from cluster.rows import default_video_id
 from cluster.scan import count_owed, scan_manifest
 from cluster.settings import ClusterSettings, GroupSettings
 from cluster.stages import FanOut, InvertVideos, ReconstructEdits
@@ -53,13 +55,16 @@ def checked(
 
 
 class Told:
-    """A report that nobody reads."""
+    """A report that a test reads."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
 
     def inverted(self, videos: int) -> None:
         pass
 
     def broken(self, reason: str) -> None:
-        pass
+        self.reasons.append(reason)
 
 
 @pytest.fixture
@@ -136,6 +141,60 @@ def test_a_video_that_hangs_its_group_is_quarantined_with_the_deadline(stage: An
     assert "no answer within 0.5 s" in row["error"]
 
 
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A file beside which no rank starts."""
+    monkeypatch.setenv("REFUSE_BESIDE", str(tmp_path / "closed"))
+    monkeypatch.setattr(stages, "START_PAUSE_S", 0.0)
+    return tmp_path / "closed"
+
+
+def test_a_group_that_cannot_start_again_for_a_moment_costs_tries_and_not_the_job(
+    stage: Any, closed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invert = stage(InvertVideos, a_job(retries=2))
+    closed.touch()
+    invert.group.close()  # as after a request that killed it
+    request, failed = invert.group.request, []
+
+    def opened_at_the_third(*asked: Any) -> Any:
+        if len(failed) == 2:
+            closed.unlink()
+        failed.append(None)
+        return request(*asked)
+
+    monkeypatch.setattr(invert.group, "request", opened_at_the_third)
+    row = through(checked([a_row("a")]), invert)[0]
+    assert (row["error_code"], row["attempts"]) == (None, 3)
+    assert invert.report.reasons == []
+    assert invert.group.failed_starts == 0
+
+
+def test_a_row_whose_tries_all_went_to_starts_that_failed_says_so(stage: Any, closed: Path) -> None:
+    job = a_job(retries=1)
+    invert = stage(InvertVideos, job)
+    closed.touch()
+    invert.group.close()
+    row = through(checked([a_row("a")], job), invert, FanOut(job), stage(ReconstructEdits, job))
+    assert (row[0]["status"], row[0]["error_code"]) == ("quarantined", "rank_died")
+    assert "could not start again: ValueError: no such checkpoint now" in row[0]["error"]
+    assert "tried 2 times" in row[0]["error"]
+
+
+def test_a_group_that_cannot_start_again_at_all_ends_the_job_with_its_reason(
+    stage: Any, closed: Path
+) -> None:
+    invert = stage(InvertVideos, a_job(retries=1))
+    closed.touch()
+    invert.group.close()
+    assert through(checked([a_row("a")]), invert)[0]["error_code"] == "rank_died"
+    for again in (1, 2):
+        with pytest.raises(GroupCannotStart, match="no such checkpoint now"):
+            through(checked([a_row("b")]), invert)
+        assert invert.report.reasons == ["ValueError: no such checkpoint now"] * again
+    assert invert.group.starts == 1 + stages.START_TRIES
+
+
 def test_a_row_error_is_not_tried_again(stage: Any) -> None:
     job = a_job(retries=5)
     invert = stage(InvertVideos, job)
@@ -156,6 +215,36 @@ def test_the_fan_out_makes_units_of_at_most_k_edits_and_loses_none() -> None:
     assert {edit["error_code"] for edit in of_b} == {None, "bad_edit_id"}
 
 
+@pytest.mark.parametrize("keep", ["always", "never"])
+@pytest.mark.parametrize("at_once", [1, 3, 8])
+def test_the_edits_of_a_video_share_its_inversion_and_together_report_it_once(
+    stage: Any, tmp_path: Path, at_once: int, keep: Any
+) -> None:
+    job = edits_at_once(at_once)
+    editing = replace(job.editing, output=str(tmp_path), trajectory=TrajectorySettings(keep=keep))
+    job = replace(job, editing=editing, cluster=ClusterSettings(inversion=GroupSettings(gpus=2)))
+    rows = checked([a_row("a", *"abcdefgh", " ")], job)
+    made = through(rows, stage(InvertVideos, job), FanOut(job), stage(ReconstructEdits, job))
+    assert [row["status"] for row in made].count("ok") == 8
+    assert sum(row["forwards"]["inversion"] for row in made) == 6
+    assert sum(row["timings"]["read"] for row in made) == 1.0
+    assert sum(row["gpu_seconds"] for row in made) == 2 * 1.0 + 8 * 3.0
+    refused = next(row for row in made if row["status"] == "failed")
+    assert (refused["forwards"]["inversion"], refused["gpu_seconds"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("video", "damage"), [("fine", None), ("damaged", "cut short"), ("altered", "altered")]
+)
+def test_what_was_wrong_with_a_trajectory_stands_in_the_results_of_its_edits(
+    stage: Any, video: str, damage: str | None
+) -> None:
+    job = a_job()
+    rows = checked([a_row(video, "red", "blue")], job)
+    made = through(rows, stage(InvertVideos, job), FanOut(job), stage(ReconstructEdits, job))
+    assert [row["trajectory_damage"] for row in made] == [damage, damage]
+
+
 def test_a_refused_row_has_one_result_for_each_of_its_edits_or_one_without(stage: Any) -> None:
     job = a_job()
     rows = [{**a_row("a", "red", "blue"), "video_id": "../x"}, {"video": "b", "edits": []}]
@@ -163,7 +252,7 @@ def test_a_refused_row_has_one_result_for_each_of_its_edits_or_one_without(stage
     assert [(row["video_id"], row["edit_id"], row["error_code"]) for row in made] == [
         ("../x", "red", "bad_video_id"),
         ("../x", "blue", "bad_video_id"),
-        (None, None, "no_edits"),
+        (default_video_id("b"), None, "no_edits"),
     ]
 
 

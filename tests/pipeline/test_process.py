@@ -16,7 +16,7 @@ from pipeline.errors import ErrorCode, RowError
 from pipeline.invert_video import invert_video
 from pipeline.process import EditingProcess, prompt_store
 from pipeline.prompts import encode_prompt
-from pipeline.requests import EditRequest, VideoRequest
+from pipeline.requests import EditRequest, Inverted, VideoRequest
 from pipeline.settings import (
     EditingSettings,
     Inversion,
@@ -151,9 +151,57 @@ def test_a_damaged_trajectory_is_inverted_anew_and_said(
     else:
         shard.write_bytes(data)
         before = process.model.forwards.total
-        assert edit_video(process, request_, inverted, [RED])[0].error_code is None
+        mended = edit_video(process, request_, inverted, [RED])[0]
+        assert (mended.error_code, expected.damaged) == (None, None)
+        assert f"{shard.name}, level 2: chunk 47 is altered" in str(mended.damaged)
         assert process.model.forwards.total - before > inverted.forwards
+        assert mended.timings.keys() >= {"encode", "invert"}, "the inversion's seconds are lost"
         assert output.read_bytes() == made
+
+
+def a_cut_shard(settings: EditingSettings, key: str) -> None:
+    """Damage a stored trajectory."""
+    for shard in (Path(settings.output) / "trajectories" / key).glob("shard-*"):
+        shard.write_bytes(shard.read_bytes()[:-1])
+
+
+def test_a_trajectory_that_another_group_makes_again_too_is_walked_once_more(
+    settings: EditingSettings, request_: VideoRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = a_process(settings)
+    inverted = invert_video(process, request_)
+    index = Path(settings.output) / "trajectories" / inverted.key / "index.json"
+    asked = []
+
+    def beside_another(process: EditingProcess, request: VideoRequest, **how: Any) -> Inverted:
+        assert index.exists(), "it may be the other group's new one"
+        asked.append(how["damaged"])
+        again = invert_video(process, request, **how)
+        if len(asked) == 1:
+            a_cut_shard(settings, inverted.key)
+        return again
+
+    monkeypatch.setattr("pipeline.edit_video.invert_video", beside_another)
+    a_cut_shard(settings, inverted.key)
+    made = edit_video(process, request_, inverted, [RED])[0]
+    assert (made.error_code, made.damaged) == (None, asked[1])
+    assert len(asked) == 2
+
+
+def test_a_trajectory_that_is_damaged_whenever_it_is_made_is_a_failed_row_of_storage(
+    settings: EditingSettings, request_: VideoRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = a_process(settings)
+    inverted = invert_video(process, request_)
+
+    def in_vain(*_: object, **how: Any) -> Inverted:
+        return replace(inverted, **how)
+
+    monkeypatch.setattr("pipeline.edit_video.invert_video", in_vain)
+    a_cut_shard(settings, inverted.key)
+    with pytest.raises(RowError, match="again 2 times and is damaged still: .* bytes") as caught:
+        edit_video(process, request_, inverted, [RED])
+    assert caught.value.code == ErrorCode.STORAGE
 
 
 def test_an_edit_that_is_not_finite_fails_alone(
