@@ -32,6 +32,7 @@ KEY_BYTES = 16
 
 _REAL = pa.float64()
 METRICS = (
+    "noise_level",
     "noise_mean",
     "noise_std",
     "noise_kurtosis",

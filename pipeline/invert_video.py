@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline import metrics
+from pipeline.certificate import ROUND_TRIP, certify, missing
 from pipeline.errors import ErrorCode, RowError
 from pipeline.index import TrajectoryDamaged, TrajectoryIndex, commit, read_index
 from pipeline.inversion import extend
@@ -44,6 +44,12 @@ def invert_video(
     index = stored.index
     if index is None or index.highest < process.highest:
         index = _climb(process, request, clip, folder, key, stored, timer)
+    elif stored.clean is not None and stored.top is not None:
+        top = stored.top[-1]
+        about = certify(process, clip, stored.clean, top, index.highest, index.about, timer)
+        index = index.extended((), about)
+        if process.group.rank == 0:
+            commit(folder, index)
     source = f"sources/{request.video_id}.mp4"
     if process.group.rank == 0:
         with timer("write"):
@@ -69,12 +75,14 @@ class _Stored:
     Args:
         index: None where nothing is committed.
         top: its last two entries [2, F, C, H, W] (one where only level 0 is there), which an
-            extension starts from.
+            extension starts from, and
+        clean: its first entry [F, C, H, W], where there is more to compute.
         damaged: what is wrong with what is there.
     """
 
     index: TrajectoryIndex | None = None
     top: Tensor | None = None
+    clean: Tensor | None = None
     damaged: str | None = None
 
     @property
@@ -85,11 +93,15 @@ class _Stored:
 def _stored(folder: Folder, key: str, process: EditingProcess) -> _Stored:
     def look() -> _Stored:
         index = shared_index(process, folder, key)
-        if index is None or index.highest >= process.highest:
+        if index is None or (
+            index.highest >= process.highest
+            and not missing(process.settings.inversion, index.about)
+        ):
             return _Stored(index)
-        with TrajectoryReader(folder, index, read_ahead=2) as reader:
+        with TrajectoryReader(folder, index, highest=0, read_ahead=1) as reader:
+            clean = reader.entry(0)
             levels = range(max(0, index.highest - 1), index.highest + 1)
-            return _Stored(index, torch.stack([reader.entry(level) for level in levels]))
+            return _Stored(index, torch.stack([reader.entry(level) for level in levels]), clean)
 
     try:
         return process.together(look)
@@ -154,7 +166,7 @@ def _climb(
         writer.add(x)
     with ThreadPoolExecutor(1) as uploads:  # the upload runs beside the certificate's work
         upload = uploads.submit(writer.store)
-        about = _certify(process, clip, entries, stored.index is None, timer)
+        about = _certified(process, clip, entries, stored, timer)
         with timer("write"):
             shards = process.group.gather_objects(upload.result())
     if stored.index is None:
@@ -174,22 +186,11 @@ def _climb(
     return index
 
 
-def _certify(
-    process: EditingProcess, clip: Clip, entries: Tensor, is_new: bool, timer: Timer
+def _certified(
+    process: EditingProcess, clip: Clip, entries: Tensor, stored: _Stored, timer: Timer
 ) -> dict[str, float]:
-    """The metrics of an inversion, by name; of an extended one only those that it changes."""
-    noise = metrics.noise_statistics(entries[-1])
-    about = {"noise_mean": noise.mean, "noise_std": noise.std, "noise_kurtosis": noise.kurtosis}
-    inversion = process.settings.inversion
-    if is_new and inversion.vae_psnr:
-        with timer("decode"):
-            decoded = process.codec.decode(entries[0], len(clip.frames)).clamp(0, 1)
-        about["vae_psnr_db"] = metrics.psnr_db(clip.frames / 255, decoded)
-    if is_new and inversion.round_trip:
-        with timer("round_trip"):
-            x, velocity = entries[-1], process.model.velocity("")
-            for level in range(len(entries) - 1, 0, -1):
-                timestep = process.schedule.levels[level].timestep
-                x = process.schedule.descend(x, velocity(x, timestep), level)
-        about["round_trip_db"] = metrics.signal_to_error_db(entries[0], x)
-    return about
+    """The certificate of a trajectory with new entries [levels, F, C, H, W]."""
+    clean = entries[0] if stored.clean is None else stored.clean
+    known = dict(stored.index.about) if stored.index else {}
+    known.pop(ROUND_TRIP, None)  # it was that of a shorter way
+    return certify(process, clip, clean, entries[-1], process.highest, known, timer)

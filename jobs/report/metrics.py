@@ -106,6 +106,13 @@ METRICS = (
         "What comes back when the inversion is undone; 30 dB and more is faithful.",
     ),
     Metric(
+        "noise_level",
+        "Noise level",
+        "%",
+        "Inversion",
+        "How high the trajectory goes; only at 100% is its top meant to be true noise.",
+    ),
+    Metric(
         "noise_mean",
         "Noise mean",
         "latent",

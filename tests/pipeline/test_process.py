@@ -13,7 +13,9 @@ from torch import Tensor
 from pipeline.checkpoint import load_text_encoder, open_checkpoint
 from pipeline.edit_video import edit_video
 from pipeline.errors import ErrorCode, RowError
+from pipeline.index import read_index
 from pipeline.invert_video import invert_video
+from pipeline.metrics import signal_to_error_db
 from pipeline.process import EditingProcess, prompt_store
 from pipeline.prompts import encode_prompt
 from pipeline.requests import EditRequest, Inverted, VideoRequest
@@ -24,6 +26,7 @@ from pipeline.settings import (
     TrajectorySettings,
     VideoSettings,
 )
+from pipeline.trajectory import TrajectoryReader
 from pipeline.video import read_clip, write_clip
 from tests.drawn_videos import waves
 
@@ -68,8 +71,9 @@ def test_a_video_is_inverted_stored_edited_and_certified(
     # two more for the round trip.
     assert inverted.forwards == 3 + 2
     assert set(inverted.certificate) == {
-        "noise_mean", "noise_std", "noise_kurtosis", "vae_psnr_db", "round_trip_db",
+        "noise_level", "noise_mean", "noise_std", "noise_kurtosis", "vae_psnr_db", "round_trip_db",
     }  # fmt: skip
+    assert inverted.certificate["noise_level"] == 0.5
     made = edit_video(process, request_, inverted, [RED, BLUE])
     for edit in made:
         assert edit.error_code is None
@@ -94,6 +98,47 @@ def test_a_stored_trajectory_is_reused_and_a_higher_start_extends_it(
     # Two velocities at the stored top are asked again, then one for each of the two new levels.
     assert extended.forwards == 4
     assert edit_video(a_process(higher), request_, extended, [RED])[0].error_code is None
+
+
+def test_a_certificate_is_of_the_whole_way_also_after_an_extension(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    exact = TrajectorySettings(dtype="fp32")
+    low = replace(settings, inversion=Inversion(steps=4, round_trip=True), trajectory=exact)
+    high = replace(low, reconstruction=Reconstruction(start="inverted"))
+    for asked, level in ((low, 2), (high, 4)):
+        process = a_process(asked)
+        inverted = invert_video(process, request_)
+        assert inverted.certificate["noise_level"] == level / 4
+        assert inverted.certificate["round_trip_db"] == pytest.approx(
+            walked_down(process, inverted.key, level), abs=1e-3
+        )
+
+
+def walked_down(process: EditingProcess, key: str, level: int) -> float:
+    """The round trip's dB, from what is stored."""
+    folder = process.trajectory_folder(key)
+    index = read_index(folder, key)
+    assert index is not None
+    with TrajectoryReader(folder, index) as reader:
+        x, clean = reader.entry(level), reader.entry(0)
+    for at in range(level, 0, -1):
+        timestep = process.schedule.levels[at].timestep
+        x = process.schedule.descend(x, process.model.velocity("")(x, timestep), at)
+    return signal_to_error_db(clean, x)
+
+
+def test_a_metric_that_is_asked_for_later_is_computed_from_what_is_stored(
+    settings: EditingSettings, request_: VideoRequest, tmp_path: Path
+) -> None:
+    asked = replace(settings, inversion=Inversion(steps=4, round_trip=True))
+    bare = replace(settings, inversion=Inversion(steps=4, vae_psnr=False))
+    assert "vae_psnr_db" not in invert_video(a_process(bare), request_).certificate
+    later = invert_video(a_process(asked), request_)
+    assert later.forwards == 2, "more than the round trip was computed"
+    fresh = invert_video(a_process(replace(asked, output=str(tmp_path / "new"))), request_)
+    assert later.certificate == pytest.approx(fresh.certificate, rel=1e-2, abs=1e-3)
+    assert invert_video(a_process(asked), request_).forwards == 0
 
 
 def test_what_determines_a_trajectory_changes_its_key_and_nothing_else_does(
