@@ -89,6 +89,9 @@ class Inversion:
 class Reconstruction:
     """How to make edits from a trajectory.
 
+    The defaults are those that edit the embedded checkpoint's clips best (the table in
+    `tests/benchmarks/edits.md`); a larger model, which was not taught to edit, may like others.
+
     Args:
         start: where the walk starts: a fraction of the levels (0.6 starts at the trajectory's
             level there: place is kept better, and the steps above cost nothing, in the inversion
@@ -112,7 +115,7 @@ class Reconstruction:
     """
 
     start: Start = 0.6
-    guidance_scale: Annotated[float, Ge(0), Le(100)] = 6.0
+    guidance_scale: Annotated[float, Ge(0), Le(100)] = 3.0
     negative_prompt: str = ""
     reference: Literal["null", "shared", "source", "script", "none"] = "null"
     inject_steps: tuple[Fraction, Fraction] = (0.0, 1.0)

@@ -10,7 +10,7 @@ from jobs.demo.world import Object, Scene
 from jobs.demo.world import Path as Way
 
 RED_CIRCLE = Scene((Object("red", "circle", 12.0, Way((22.0, 32.0), "right", 20.0)),), "white")
-BLUE_SQUARE = Scene((Object("blue", "square", 11.0, Way((32.0, 22.0), "down", 20.0, 8.0)),), "gray")
+BLUE_SQUARE = Scene((Object("blue", "square", 11.0, Way((34.0, 22.0), "down", 18.0)),), "black")
 YELLOW_STAR = Scene((Object("yellow", "star", 11.0, Way((42.0, 34.0), "left", 20.0)),), "black")
 
 CLIPS: dict[str, tuple[Scene, dict[str, Scene]]] = {
@@ -18,21 +18,21 @@ CLIPS: dict[str, tuple[Scene, dict[str, Scene]]] = {
         RED_CIRCLE,
         {
             "green": world.with_colour(RED_CIRCLE, "green"),
-            "star": world.with_shape(RED_CIRCLE, "star"),
+            "on-black": world.with_background(RED_CIRCLE, "black"),
         },
     ),
     "blue-square": (
         BLUE_SQUARE,
         {
             "red": world.with_colour(BLUE_SQUARE, "red"),
-            "circle": world.with_shape(BLUE_SQUARE, "circle"),
+            "yellow": world.with_colour(BLUE_SQUARE, "yellow"),
         },
     ),
     "yellow-star": (
         YELLOW_STAR,
         {
             "purple": world.with_colour(YELLOW_STAR, "purple"),
-            "square": world.with_shape(YELLOW_STAR, "square"),
+            "on-white": world.with_background(YELLOW_STAR, "white"),
         },
     ),
 }

@@ -117,7 +117,7 @@ def test_a_job_is_done_once_and_then_only_what_is_owed(tmp_path: Path) -> None:
     assert {key: second[key] for key in first} == first
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
-    assert run(tmp_path, rows, reconstruction={"guidance_scale": 3}) == EXIT_DONE
+    assert run(tmp_path, rows, reconstruction={"guidance_scale": 4}) == EXIT_DONE
     third = results(tmp_path)
     assert set(third) == set(second)
     assert all(third[key]["fingerprint"] != second[key]["fingerprint"] for key in second)

@@ -92,7 +92,7 @@ def _invert_and_reconstruct(family: str, size: str, group: TokenGroup) -> dict[s
     trajectory = invert(model.velocity(), clean, schedule)
     answers = {"trajectory": trajectory}
     # Three edits make five branches, which are no two equal halves.
-    edits = [Edit("a", "worse"), Edit("b", guidance_scale=3.0), Edit("a", guidance_scale=1.0)]
+    edits = [Edit("a", "worse"), Edit("b", guidance_scale=5.0), Edit("a", guidance_scale=1.0)]
     for reference in ("shared", "null"):
         settings = Reconstruction(
             start="inverted", reference=reference, residual=reference == "null"
