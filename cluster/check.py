@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cluster.job import Job
 from cluster.results import Keys, done_key
-from cluster.rows import check_row, default_edit_id, default_video_id
+from cluster.rows import check_row, default_id_of, default_video_id
 from cluster.work import WORK, Row, rebuilt, row_digest
 from pipeline.errors import ErrorCode, RowError
 
@@ -114,8 +114,4 @@ def _edits_as_given(edits: Any) -> list[Row]:
 
 def _edit_id_as_given(edit: Mapping[str, Any]) -> str | None:
     given = edit.get("edit_id")
-    if given is not None:
-        return _as_text(given)
-    return default_edit_id(
-        *(edit.get(name) for name in ("prompt", "negative_prompt", "guidance_scale", "seed"))
-    )
+    return default_id_of(edit) if given is None else _as_text(given)

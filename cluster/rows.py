@@ -127,6 +127,12 @@ def default_edit_id(
     return f"edit-{_digest(json.dumps(asked, default=repr))}"
 
 
+def default_id_of(edit: Mapping[str, Any]) -> str:
+    """The `default_edit_id` of an edit as the manifest gives it."""
+    wishes = ("prompt", "negative_prompt", "guidance_scale", "seed")
+    return default_edit_id(*(edit.get(name) for name in wishes))
+
+
 def display_id(value: object) -> str:
     """`value` if it is a usable id, else a usable id that resembles it and no other value's."""
     text = value if isinstance(value, str) else repr(value)
@@ -236,8 +242,7 @@ def _edit_id(edit: object, place: int) -> str:
         )
     value = edit.get("edit_id")
     if value is None:
-        wishes = ("prompt", "negative_prompt", "guidance_scale", "seed")
-        return default_edit_id(*(edit.get(name) for name in wishes))
+        return default_id_of(edit)
     if problem := id_problem(value):
         raise RowError(ErrorCode.BAD_EDIT_ID, f"edit_id of edit {place} cannot be used: {problem}")
     return str(value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from cluster.results import read_parts, to_parquet
+from cluster.results import FOLDER, read_parts, to_parquet
 from jobs.spec import JobError, absolute, model
 from pipeline.errors import RowError
 from pipeline.storage import Folder
@@ -58,8 +58,7 @@ def measure_results(
     if not models:
         raise JobError("no model to measure with: give --clip PATH, --dino PATH or both")
     output = Folder(absolute(output_uri))
-    names = [name for name, _ in read_parts(output, ["status"])]
-    if not names:
+    if not any(name.endswith(".parquet") for name in output.list(FOLDER)):
         raise JobError(
             f"{output.uri}: no rows in results/*.parquet; run the job first, with the same folder"
         )

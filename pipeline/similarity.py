@@ -45,12 +45,7 @@ class ClipModel:
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
         _check_type(location, ("clip",))
-        try:
-            model = CLIPModel.from_pretrained(location)
-            processor = AutoImageProcessor.from_pretrained(location)
-            tokenizer = AutoTokenizer.from_pretrained(location)
-        except (OSError, ValueError) as error:
-            raise WrongModel(f"{location}: {error}") from error
+        model, processor, tokenizer = _open(location, CLIPModel, AutoImageProcessor, AutoTokenizer)
         return cls(model.eval().to(device), processor, tokenizer)
 
     @torch.inference_mode()
@@ -101,11 +96,7 @@ class ImageModel:
         from transformers import AutoImageProcessor, AutoModel
 
         _check_type(location, IMAGE_MODELS)
-        try:
-            model = AutoModel.from_pretrained(location)
-            processor = AutoImageProcessor.from_pretrained(location)
-        except (OSError, ValueError) as error:
-            raise WrongModel(f"{location}: {error}") from error
+        model, processor = _open(location, AutoModel, AutoImageProcessor)
         return cls(model.eval().to(device), processor)
 
     @torch.inference_mode()
@@ -141,6 +132,13 @@ def _check_type(location: str, wanted: tuple[str, ...]) -> None:
         raise WrongModel(f"{location}: not a model that transformers can open: {first}") from error
     if found not in wanted:
         raise WrongModel(f"{location}: a model of type {found}; expected {' or '.join(wanted)}")
+
+
+def _open(location: str, *kinds: Any) -> list[Any]:
+    try:
+        return [kind.from_pretrained(location) for kind in kinds]
+    except (OSError, ValueError) as error:
+        raise WrongModel(f"{location}: {error}") from error
 
 
 def _embed(model: Any, processor: Any, features: Callable[..., Any], frames: Tensor) -> Tensor:

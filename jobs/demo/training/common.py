@@ -43,7 +43,7 @@ class Stage:
 
     `run` calls `loss_of(step)` for each step that is left, and saves to `path` every two minutes.
     With a `muon_rate` the weight matrices of transformer blocks are trained by Muon (Jordan et al.,
-    2024), which needs about a quarter fewer steps here, and the rest by AdamW.
+    2024), and the rest by AdamW: after 200 steps here that is further than AdamW alone after 250.
     """
 
     name: str
