@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mimetypes
 import os
 import shutil
 import tempfile
@@ -79,7 +80,7 @@ class Folder:
     def write(self, name: str, data: bytes) -> None:
         path = self.path(name)
         if not self.is_local:
-            self.fs.pipe_file(path, data)
+            self.fs.pipe_file(path, data, **_content_type(self.fs, name))
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
         scratch = f"{os.path.dirname(path)}/.{os.path.basename(path)[:80]}.{uuid.uuid4().hex[:8]}"
@@ -147,6 +148,16 @@ def local_copy(uri: str) -> Iterator[tuple[BinaryIO, str]]:
             raise RowError(ErrorCode.STORAGE, f"{uri}: could not be read: {said}") from error
         copy.seek(0)
         yield cast(BinaryIO, copy), sha.hexdigest()
+
+
+def _content_type(fs: Any, name: str) -> dict[str, str]:
+    """The option that says a file's type, without which a browser saves what it should show."""
+    kind = mimetypes.guess_type(name)[0]
+    options = {"s3": "ContentType", "gs": "content_type"}
+    option = next((options[known] for known in _protocols(fs) if known in options), None)
+    if option is None or kind is None:
+        return {}
+    return {option: f"{kind}; charset=utf-8" if kind.startswith("text/") else kind}
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-import mimetypes
 import posixpath
 import re
 from collections import Counter
@@ -169,19 +168,8 @@ def _page(title: str, summary: Mapping[str, Any]) -> bytes:
 
 def _publish(report: Folder, files: Mapping[str, bytes], page: bytes) -> str:
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda name: _write(report, name, files[name]), files))
-        _write(report, "index.html", page)
+        list(pool.map(lambda name: report.write(name, files[name]), files))
+        report.write("index.html", page)
         stale = [name for name in report.list("data") if name not in files]
         list(pool.map(report.remove, stale))
     return report.full_uri("index.html")
-
-
-def _write(folder: Folder, name: str, data: bytes) -> None:
-    """Write a file; in object storage with its type, or a browser would save the page to disk."""
-    protocol = folder.fs.protocol if isinstance(folder.fs.protocol, str) else folder.fs.protocol[0]
-    option = {"s3": "ContentType", "gs": "content_type", "gcs": "content_type"}.get(protocol)
-    if option is None:
-        folder.write(name, data)
-    else:
-        kind = mimetypes.guess_type(name)[0]
-        folder.fs.pipe_file(folder.path(name), data, **{option: f"{kind}; charset=utf-8"})

@@ -1,10 +1,14 @@
 """Judges edits of held-out drawn clips, made by the real job, one table row for each setting.
 
-    python -m tests.benchmarks.edits [--clips 48] [--only NAME ...] [--output FOLDER]
+    python -m tests.benchmarks.edits [--clips 48] [--only NAME ...] [--checkpoint FOLDER]
 
 Every clip gets two edits of colour, one of shape, one of the background and one of nothing (its own
 prompt). The verdict is in pixels: what stands in the source's place, how far its centre is, what
 became of the background (`jobs/demo/judge.py`). Defaults are chosen from the table in `edits.md`.
+
+Rows are kept in `edits.parquet` of the output folder, one for each checkpoint, setting and number
+of clips, so a table may come from several runs. `--table edits.md` writes all of them, and leaves
+what the file says below its table.
 """
 
 from __future__ import annotations
@@ -69,23 +73,47 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=48)
     parser.add_argument("--only", nargs="*", default=list(SETTINGS))
     parser.add_argument("--output", type=Path, default=Path("build/edits"))
-    parser.add_argument("--checkpoint", default="embedded")
+    parser.add_argument("--checkpoint", default="embedded", help="a folder in diffusers format")
     parser.add_argument(
         "--table", type=Path, default=None, help="where to write the Markdown table"
     )
     arguments = parser.parse_args()
-    manifest = arguments.output / "manifest.parquet"
-    asked = write_clips(arguments.output, arguments.clips, manifest)
-    rows = []
+    folder = arguments.output / Path(arguments.checkpoint).name / f"{arguments.clips}-clips"
+    manifest = folder / "manifest.parquet"
+    asked = write_clips(folder, arguments.clips, manifest)
     for name in arguments.only:
         began = time.monotonic()
-        output = run(name, manifest, arguments.output, arguments.checkpoint)
-        rows.append({"setting": name, **summary(output, asked)})
-        rows[-1]["seconds"] = time.monotonic() - began
-        pq.write_table(pa.Table.from_pylist(rows), arguments.output / "edits.parquet")
+        output = run(name, manifest, folder, arguments.checkpoint)
+        row = {
+            "checkpoint": Path(arguments.checkpoint).name,
+            "setting": name,
+            "clips": arguments.clips,
+            **summary(output, asked),
+            "seconds": time.monotonic() - began,
+        }
+        rows = keep(row, arguments.output / "edits.parquet")
         if arguments.table:
-            arguments.table.write_text(as_markdown(rows, arguments.clips))
-    print(as_markdown(rows, arguments.clips))
+            arguments.table.write_text(as_markdown(rows) + prose(arguments.table))
+    print(as_markdown(rows))
+
+
+def keep(row: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """Add a row to the Parquet file, in place of an older one of its kind; returns all rows."""
+
+    def kind(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["checkpoint"], row["setting"], row["clips"]
+
+    older = pq.read_table(path).to_pylist() if path.exists() else []
+    rows = [other for other in older if kind(other) != kind(row)] + [row]
+    rows.sort(key=lambda row: (row["checkpoint"], -row["clips"], [*SETTINGS].index(row["setting"])))
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return rows
+
+
+def prose(path: Path) -> str:
+    """What a table's file says below the table, from its first second-level heading on."""
+    text = path.read_text() if path.exists() else ""
+    return "\n" + text[text.index("## ") :] if "## " in text else ""
 
 
 def write_clips(folder: Path, count: int, manifest: Path) -> dict[Key, tuple[Any, Any]]:
@@ -179,7 +207,9 @@ def summary(output: Path, asked: Mapping[Key, tuple[Any, Any]]) -> dict[str, Any
 
 
 COLUMNS = {
+    "checkpoint": "checkpoint",
     "setting": "setting",
+    "clips": "clips",
     "colour_right": "colour right",
     "colour_centroid_px": "centroid px",
     "colour_iou": "IoU",
@@ -195,12 +225,15 @@ COLUMNS = {
 }
 
 
-def as_markdown(rows: list[dict[str, Any]], clips: int) -> str:
+def as_markdown(rows: list[dict[str, Any]]) -> str:
     lines = [
-        f"{clips} held-out clips (seed {SEED}), {STEPS} steps, embedded checkpoint, "
-        f"{platform.machine()} CPU, {date.today()}. Two colour edits, one of shape, of background "
-        "and of nothing for each clip; centroid, IoU and background of the colour edits. The round "
-        "trip is in latent space, up to the level that edits start from.",
+        "# Edits of held-out drawn clips, by setting",
+        "",
+        f"{date.today()}; {STEPS} steps, {world.SIZE}x{world.SIZE}, {world.FRAMES} frames, "
+        f"{platform.machine()} CPU, clips of seed {SEED}. Two colour edits, one of shape, one of "
+        "the background and one of nothing for each clip, through the real job; centroid, IoU and "
+        "background are those of the colour edits; the round trip is in latent space, up to the "
+        "level that edits start from. Written by `python -m tests.benchmarks.edits --table`.",
         "",
         "| " + " | ".join(COLUMNS.values()) + " |",
         "|" + "---|" * len(COLUMNS),
@@ -213,8 +246,8 @@ def as_markdown(rows: list[dict[str, Any]], clips: int) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | int):
+        return str(value)
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.1f}"
 
 

@@ -57,6 +57,7 @@ def test_a_job_runs_with_everything_on_s3(tmp_path: Path, monkeypatch: pytest.Mo
         assert {row["guidance_scale"] for row in rows} == {2.0}
         for row in rows:
             assert frames_of(output.read(row["output"])) == (5, 32, 32, 8.0)
+            assert output.fs.info(output.path(row["output"]))["ContentType"] == "video/mp4"
             assert output.exists(f"trajectories/{row['trajectory']}/index.json")
         again = retake("run", str(job), "--set", "reconstruction.guidance_scale=2", **access)
         assert again.returncode == 0
