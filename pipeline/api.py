@@ -256,6 +256,7 @@ def load(checkpoint: str, *, device: str | None = None, precision: Precision = "
 
     Raises:
         UnsupportedCheckpoint: it is no CogVideoX text-to-video model.
+        ValueError: a precision that is not known.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     info = open_checkpoint(checkpoint)

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.settings import Precision
@@ -109,10 +109,17 @@ class CheckpointInfo:
         return latent_frames // self.latent_frames_multiple * (rows // patch) * (columns // patch)
 
     def dtype(self, precision: Precision, device: torch.device | str) -> torch.dtype:
-        """The dtype to run in: `auto` is float32 on CPU, else what the family was trained in."""
+        """The dtype to run in: `auto` is float32 on CPU, else what the family was trained in.
+
+        Raises:
+            ValueError: a precision that is not known.
+        """
         from pipeline.dtypes import DTYPES
 
         if precision != "auto":
+            if precision not in DTYPES:
+                known = ", ".join(get_args(Precision))
+                raise ValueError(f"precision is {precision!r}; known are {known}")
             return DTYPES[precision]
         if str(device).startswith("cpu"):
             return DTYPES["fp32"]

@@ -151,8 +151,11 @@ class Reconstruction:
 
     def injects(self, top: int, level: int) -> bool:
         """Whether the step down from `level`, on a walk from `top`, has reference attention."""
+        nowhere = self.inject_blocks is not None and self.inject_blocks[0] == self.inject_blocks[1]
+        if self.reference == "none" or nowhere:
+            return False
         first, last = self.inject_steps
-        return self.reference != "none" and round(first * top) <= top - level < round(last * top)
+        return round(first * top) <= top - level < round(last * top)
 
     def guidance(self, scale: float, schedule: Schedule, level: int) -> float:
         """The guidance scale of the step down from `level`, of an edit's own scale.

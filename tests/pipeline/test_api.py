@@ -28,6 +28,13 @@ def trajectory(editor: Editor) -> Trajectory:
     return editor.invert(CLIP, Inversion(steps=STEPS))
 
 
+def test_a_precision_that_is_not_known_is_refused_with_those_that_are(
+    checkpoints: dict[str, Path],
+) -> None:
+    with pytest.raises(ValueError, match="precision is 'fp8'; known are auto, fp32, fp16, bf16"):
+        load(str(checkpoints["5b"]), precision="fp8")  # type: ignore[arg-type]
+
+
 # Frames
 
 

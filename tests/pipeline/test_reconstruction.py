@@ -218,6 +218,17 @@ def test_guidance_of_one_costs_no_negative_half(video: Video) -> None:
             assert (model.forwards.plain, model.forwards.injected) == (STEPS, 3 * halves)
 
 
+def test_a_window_without_blocks_costs_what_no_reference_does(video: Video) -> None:
+    spent = []
+    for changes in ({"inject_blocks": (1, 1)}, {"reference": "none"}):
+        model = small_model()
+        settings = replace(FROM_NOISE, **changes)  # type: ignore[arg-type]
+        reconstruct(model, video.fetch, EDITS[:1], video.schedule, settings)
+        spent.append(model.forwards)
+    assert spent[0] == spent[1]
+    assert spent[0].injected == 0
+
+
 # Guidance
 
 
