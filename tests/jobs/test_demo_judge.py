@@ -9,7 +9,7 @@ from jobs.demo import world
 from jobs.demo.judge import judge
 
 PATH = world.Path((18.0, 30.0), "right", 20.0, 6.0)
-SOURCE = world.Scene((world.Object("red", "circle", 8.0, PATH),), "gray")
+SOURCE = world.Scene((world.Object("red", "square", 8.0, PATH),), "gray")
 
 
 def test_clean_clips_are_judged_right_98_times_in_100() -> None:
@@ -44,10 +44,10 @@ def test_an_edit_that_did_nothing_has_the_wrong_colour_in_the_right_place() -> N
     assert verdict.mean_centroid_error_px < 0.5
 
 
-@pytest.mark.parametrize("asked", ["square", "star"])
+@pytest.mark.parametrize("asked", ["ring", "cross"])
 def test_a_shape_that_stayed_is_seen(asked: str) -> None:
     verdict = judge(SOURCE, world.with_shape(SOURCE, asked), world.draw(SOURCE))
-    assert verdict.shape == "circle"
+    assert verdict.shape == "square"
     assert not verdict.shape_right
 
 
@@ -90,7 +90,7 @@ def test_background_noise_has_the_psnr_that_it_should() -> None:
 
 
 def test_the_second_object_is_judged_by_its_own_place() -> None:
-    below = world.Object("green", "star", 7.0, world.Path((44.0, 52.0), "left", 20.0))
+    below = world.Object("green", "ring", 7.0, world.Path((44.0, 52.0), "left", 20.0))
     scene = world.Scene((*SOURCE.objects, below), "gray")
     asked = world.with_colour(scene, "yellow", index=1)
     assert judge(scene, asked, world.draw(asked), index=1).colour_right

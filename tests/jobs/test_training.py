@@ -56,7 +56,7 @@ def test_the_recipe_writes_a_folder_that_loads_and_samples(trained: Path) -> Non
     pipeline = CogVideoXPipeline.from_pretrained(trained)
     pipeline.set_progress_bar_config(disable=True)
     frames = pipeline(
-        "a red star moving right on a white background",
+        "a red ring moving right on a white background",
         num_frames=world.FRAMES,
         height=world.SIZE,
         width=world.SIZE,
@@ -196,7 +196,7 @@ def test_the_reference_half_is_a_plain_forward_and_the_edit_half_sees_it(
     denoiser: Denoiser,
 ) -> None:
     latents = torch.randn(4, 3, 8, 16, 16)
-    levels, prompts = torch.tensor([600] * 4), ["a red star"] * 2 + ["a blue circle"] * 2
+    levels, prompts = torch.tensor([600] * 4), ["a red ring"] * 2 + ["a blue cross"] * 2
 
     def velocity(processor: object, latents: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         denoiser.transformer.set_attn_processor(processor)
