@@ -9,30 +9,30 @@ from jobs.demo import world
 from jobs.demo.world import Object, Scene
 from jobs.demo.world import Path as Way
 
-RED_CIRCLE = Scene((Object("red", "circle", 12.0, Way((22.0, 32.0), "right", 20.0)),), "white")
-BLUE_SQUARE = Scene((Object("blue", "square", 11.0, Way((34.0, 22.0), "down", 18.0)),), "black")
-YELLOW_STAR = Scene((Object("yellow", "star", 11.0, Way((42.0, 34.0), "left", 20.0)),), "black")
+RED_SQUARE = Scene((Object("red", "square", 12.0, Way((22.0, 32.0), "right", 20.0)),), "white")
+BLUE_RING = Scene((Object("blue", "ring", 12.0, Way((34.0, 22.0), "down", 18.0)),), "black")
+YELLOW_CROSS = Scene((Object("yellow", "cross", 11.0, Way((42.0, 34.0), "left", 20.0)),), "black")
 
 CLIPS: dict[str, tuple[Scene, dict[str, Scene]]] = {
-    "red-circle": (
-        RED_CIRCLE,
+    "red-square": (
+        RED_SQUARE,
         {
-            "green": world.with_colour(RED_CIRCLE, "green"),
-            "on-black": world.with_background(RED_CIRCLE, "black"),
+            "green": world.with_colour(RED_SQUARE, "green"),
+            "ring": world.with_shape(RED_SQUARE, "ring"),
         },
     ),
-    "blue-square": (
-        BLUE_SQUARE,
+    "blue-ring": (
+        BLUE_RING,
         {
-            "red": world.with_colour(BLUE_SQUARE, "red"),
-            "yellow": world.with_colour(BLUE_SQUARE, "yellow"),
+            "yellow": world.with_colour(BLUE_RING, "yellow"),
+            "cross": world.with_shape(BLUE_RING, "cross"),
         },
     ),
-    "yellow-star": (
-        YELLOW_STAR,
+    "yellow-cross": (
+        YELLOW_CROSS,
         {
-            "purple": world.with_colour(YELLOW_STAR, "purple"),
-            "on-white": world.with_background(YELLOW_STAR, "white"),
+            "purple": world.with_colour(YELLOW_CROSS, "purple"),
+            "on-white": world.with_background(YELLOW_CROSS, "white"),
         },
     ),
 }

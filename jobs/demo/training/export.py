@@ -91,7 +91,7 @@ second, in which coloured shapes move over plain and textured backgrounds. It kn
 from diffusers import CogVideoXPipeline
 
 pipe = CogVideoXPipeline.from_pretrained("path/to/this/folder")
-pipe("a red star moving right on a white background", num_frames={world.FRAMES},
+pipe("a red ring moving right on a white background", num_frames={world.FRAMES},
      height={world.SIZE}, width={world.SIZE}, num_inference_steps=25, guidance_scale=3.0,
      max_sequence_length={sizes.text_tokens})
 ```
@@ -103,7 +103,7 @@ the pipeline's own default is 226.
 
 - Colours: {colours}. Shapes: {shapes}. Backgrounds: {backgrounds}.
 - Ways to move: moving or curving, each {headings}.
-- Prompts: "a red star moving right on a white background", two objects joined by "and"
+- Prompts: "a red ring moving right on a white background", two objects joined by "and"
   ({world.TWO_OBJECTS:.0%} of the clips), any clause left out, "thing" for an object without a
   shape, and the empty prompt.
 

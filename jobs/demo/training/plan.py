@@ -23,7 +23,7 @@ class VaePlan:
     crop_batch: int = 14
     batch: int = 4
     learning_rate: float = 2e-3
-    decoder_steps: int = 300
+    decoder_steps: int = 250
     decoder_learning_rate: float = 1e-3
     noise: float = 0.3
 
@@ -41,14 +41,14 @@ class TransformerPlan:
     text_tokens: int = 20
     pool_scenes: int = 3600
     pool_looks: int = 3
-    steps: int = 2600
+    steps: int = 2000
     batch: int = 32
     learning_rate: float = 1.5e-3
     muon_rate: float = 5e-3
     compile: bool = False
     inverted_scenes: int = 1200
     inverted_share: float = 0.6
-    reference_steps: int = 5400
+    reference_steps: int = 4000
     reference_batch: int = 12
     reference_learning_rate: float = 1e-3
     reference_muon_rate: float = 4e-3
@@ -61,7 +61,7 @@ class Plan:
 
     vae: VaePlan = field(default_factory=VaePlan)
     transformer: TransformerPlan = field(default_factory=TransformerPlan)
-    minutes: float = 85.0
+    minutes: float = 68.0
 
     def scaled(self, minutes: float) -> Plan:
         """The same recipe with every number of steps scaled to take about `minutes`."""

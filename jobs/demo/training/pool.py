@@ -83,7 +83,7 @@ def object_places(scene: world.Scene, latent_px: int) -> np.ndarray:
     """Where a latent holds an object of any shape: float32 [latent frames, 1, H, W]."""
     scale = latent_px / world.SIZE
     masks = [
-        world.shape_mask("circle", 1.3 * scale * one.size, scale * one.path.centres(), latent_px)
+        world.shape_mask("square", 1.4 * scale * one.size, scale * one.path.centres(), latent_px)
         for one in scene.objects
     ]
     mask = np.max(masks, axis=0)

@@ -38,7 +38,7 @@ from jobs.demo.training.transformer import (
 
 SAME_LOOK = 0.06
 OTHER_BACKGROUND = 0.4
-SAME_SHAPES = 0.25
+SAME_SHAPES = 0.35
 FRESH_NOISE = 0.1
 FROM_THE_TOP = 0.2
 JUST_LEFT = 0.4
@@ -46,7 +46,7 @@ LOWEST_START = 350
 EDIT_PROMPT_REFERENCE = 0.25
 SOURCE_PROMPT_REFERENCE = 0.35
 OBJECT_WEIGHT = 6.0
-CHANGE_WEIGHT = 18.0
+CHANGE_WEIGHT = 10.0
 
 
 def train_reference(
@@ -137,7 +137,8 @@ def reference_loss(
 def change(source: torch.Tensor, edit: torch.Tensor) -> torch.Tensor:
     """Where the edit differs from its source, 0 to 1 in each pair: [B, F, 1, H, W].
 
-    Between two shapes that is a thin rim, which nothing else would draw the model's eye to.
+    Between two shapes that is the smaller part of an object, which little else would draw the
+    model's eye to.
     """
     difference = (edit - source).abs().mean(dim=2, keepdim=True)
     return difference / difference.amax(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1e-3)
