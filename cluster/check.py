@@ -83,8 +83,8 @@ class CheckRows:
         if not first:
             raise RowError(
                 ErrorCode.DUPLICATE_VIDEO_ID,
-                f"video_id {video_id!r} stands in another row of the manifest too; the first row "
-                "with it is edited. Give every row its own video_id",
+                f"video_id {video_id!r} stands in another row of the manifest too; only the "
+                "first row with it is taken. Give every row its own video_id",
             )
         self.seen.add(video_id)
 

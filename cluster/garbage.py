@@ -54,6 +54,10 @@ def collect_garbage(output: Folder, keep: str) -> dict[str, int]:
             continue
         for name in unwanted:
             output.remove(name)
+    for name in output.list("trajectories", scratch=True):
+        key = name.split("/")[1]
+        removed[key] = removed.get(key, 0) + output.size(name)
+        output.remove(name)
     return removed
 
 

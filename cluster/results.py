@@ -44,7 +44,7 @@ METRICS = (
     "flicker_source",
     "motion_agreement",
 )
-TIMINGS = ("read", "encode", "invert", "reconstruct", "decode", "write")
+TIMINGS = ("read", "encode", "invert", "round_trip", "reconstruct", "decode", "write")
 
 SCHEMA = pa.schema(
     [
@@ -198,6 +198,17 @@ def compact(output: Folder, run: str) -> None:
         output.remove(name)
 
 
+def current_rows(output: Folder) -> list[dict[str, Any]]:
+    """The rows that `compact` leaves, whether or not it has run."""
+    rows, placed = [], []
+    for name, table in read_parts(output):
+        for at, row in enumerate(table.to_pylist()):
+            placed.append(_placed(name, at, row))
+            rows.append(row)
+    stay = {(one.part, one.at) for one in _newest(placed)}
+    return [row for one, row in zip(placed, rows, strict=True) if (one.part, one.at) in stay]
+
+
 class _Placed(NamedTuple):
     """A row and its place in the results.
 
@@ -291,17 +302,22 @@ def together(tables: Sequence[pa.Table]) -> pa.Table:
         for field in table.schema:
             types.setdefault(field.name, set()).add(field.type)
     for name, kinds in types.items():
-        if name not in SCHEMA.names and not _one_type(kinds):
+        if name not in SCHEMA.names and len(kinds) > 1 and not _of_one_type(tables, name):
             tables = [_as_text(table, name) for table in tables]
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _one_type(kinds: set[pa.DataType]) -> bool:
+def _of_one_type(tables: Sequence[pa.Table], name: str) -> bool:
+    """Whether there is a type that holds a column's values of all tables.
+
+    That of the types alone is not enough: not every whole number is one as a float.
+    """
     try:
-        pa.unify_schemas(
-            [pa.schema([("value", kind)]) for kind in kinds], promote_options="permissive"
+        pa.concat_tables(
+            [table.select([name]) for table in tables if name in table.column_names],
+            promote_options="permissive",
         )
-    except (pa.ArrowTypeError, pa.ArrowInvalid):
+    except pa.ArrowException:
         return False
     return True
 

@@ -63,6 +63,7 @@ class GroupStage:
         threads: int,
     ) -> None:
         self.job, self.settings, self.deadline_s = job, settings, deadline_s
+        self.device = device
         self.report = report
         degrees = {"ulysses": settings.ulysses, "ring": settings.ring, "cfg": settings.cfg}
         self.group = RankGroup(
@@ -277,7 +278,7 @@ class ReconstructEdits(GroupStage):
                 "inversion": inverted.get("forwards", 0) * share,
                 **{kind: made.get("forwards", {}).get(kind, 0) for kind in ("plain", "injected")},
             },
-            "gpu_seconds": inversion_s + spent,
+            "gpu_seconds": inversion_s + spent if self.device == "gpu" else 0.0,
             "timings": timings,
             "metrics": {name: made.get("metrics", {}).get(name) for name in METRICS},
             "run": self.job.run,

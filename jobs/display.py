@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -71,22 +72,31 @@ class Progress(Ticker):
 
 def show_plan(prepared: Prepared, console: Console | None = None) -> None:
     """What a job is going to do, as found before it runs."""
+    from pipeline.schedule import schedule_from_config
+
     console = console or Console()
     spec, info, clip = prepared.spec, prepared.checkpoint, prepared.clip
+    schedule = schedule_from_config(info.scheduler, spec.inversion.steps)
+    top = spec.reconstruction.highest_stored(schedule)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("manifest", f"{prepared.scan.videos} videos, {prepared.scan.edits} edits")
-    table.add_row("checkpoint", f"{spec.checkpoint} (CogVideoX {info.family}, {info.fingerprint})")
+    table.add_row(
+        "checkpoint", f"{escape(spec.checkpoint)} (CogVideoX {info.family}, {info.fingerprint})"
+    )
     table.add_row("clips", f"{clip.width}x{clip.height}, up to {clip.frames} frames")
     table.add_row(
-        "inversion", f"{spec.inversion.method}, {spec.inversion.steps} steps, once for each video"
+        "inversion",
+        f"{spec.inversion.method}, {top} of {schedule.steps} steps, "
+        f"{spec.inversion.evaluations(top)} forwards, once for each video",
     )
     start = spec.reconstruction.start
     table.add_row(
         "reconstruction",
-        f"from {start if isinstance(start, str) else f'{start:g} of the levels'}, reference "
+        f"{spec.reconstruction.start_level(schedule)} steps from "
+        f"{start if isinstance(start, str) else f'{start:g} of the levels'}, reference "
         f"{spec.reconstruction.reference}, guidance {spec.reconstruction.guidance_scale:g}",
     )
-    table.add_row("output", prepared.job.editing.output)
+    table.add_row("output", escape(prepared.job.editing.output))
     console.print(table)
     for warning in prepared.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)

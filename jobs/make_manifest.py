@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+
 import fsspec
 
 from cluster.work import RESERVED
@@ -58,6 +60,8 @@ def _head(source: str) -> bytes | None:
         fs, path = fsspec.core.url_to_fs(source)
         if fs.isdir(path):
             return None
+        if glob.has_magic(path) and not fs.exists(path) and (matches := sorted(fs.glob(path))):
+            path = matches[0]
         with fs.open(path, "rb") as file:
             return bytes(file.read(HEAD_BYTES))
     except Exception as error:  # each storage has its own kinds of failure

@@ -15,6 +15,7 @@ import json
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -214,7 +215,11 @@ def _find_files(uri: str, options: dict[str, Any], leave_out: str | None) -> tup
         raise _refusal(uri, ["there is no such file or folder; expected a Parquet file"])
     if leave_out:
         other = fsspec.core.url_to_fs(leave_out)[1].rstrip("/") + "/"
-        found = [path for path in found if not path.startswith(other)]
+        here = path.rstrip("/") + "/"
+        if other == here:
+            other += "results/"
+        if other.startswith(here):
+            found = [path for path in found if not path.startswith(other)]
     paths = [path for path in sorted(found) if path.endswith((".parquet", ".pq"))]
     if not paths:
         names = ", ".join(posixpath.basename(path) for path in found[:3]) or "nothing"
@@ -353,15 +358,21 @@ def _column(name: str, values: Any) -> pa.Array | pa.ChunkedArray:
         return values
     try:
         array = pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
         array = None
     if array is None or "struct<" in str(array.type):
         # Arrow would give every object the keys of all the others
-        return pa.array(
-            [v if v is None or isinstance(v, str) else json.dumps(v, default=str) for v in values],
-            pa.string(),
-        )
+        return pa.array([v if v is None else _json_text(v) for v in values], pa.string())
     return array.cast(pa.string()) if pa.types.is_null(array.type) else array
+
+
+def _json_text(value: Any) -> str:
+    """A string as it is, and anything else as JSON; so a string that has no bytes, too."""
+    if isinstance(value, str):
+        with suppress(UnicodeEncodeError):  # half of a surrogate pair
+            value.encode()
+            return value
+    return json.dumps(value, default=str)
 
 
 def _refusal(uri: str, problems: Sequence[str], done: str = "used") -> ManifestError:

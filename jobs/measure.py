@@ -8,7 +8,7 @@ a command that was stopped goes on, and one after another run measures only the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ def measure_results(
     measures = {kind: _load(kind, models[kind], device, output) for kind in models}
     done = Measured()
     for name, table in read_parts(output):
-        _check_columns(name, table)
+        _check_columns(name, table, models)
         _measure_part(output, name, table, models, measures, done, report)
     return done
 
@@ -119,11 +119,12 @@ def _with_columns(table: pa.Table, rows: list[Row], kinds: dict[str, str]) -> pa
     return table
 
 
-def _check_columns(name: str, table: pa.Table) -> None:
+def _check_columns(name: str, table: pa.Table, kinds: Iterable[str]) -> None:
     """Refuse to write over a column that came with the manifest."""
-    for kind, numbers in COLUMNS.items():
-        for column in numbers:
-            if column in table.column_names and f"{kind}_model" not in table.column_names:
+    for kind in kinds:
+        added = {*COLUMNS[kind], f"{kind}_model"}
+        for column in added & {*table.column_names}:
+            if not added <= {*table.column_names}:  # what this command adds, it adds together
                 raise JobError(
                     f"{name}: has a column {column!r} that came with the manifest; rename it there "
                     "and run the job again"
@@ -139,6 +140,10 @@ def _load(kind: str, location: str, device: str, output: Folder) -> Measure:
     logging.disable_progress_bar()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise JobError(f"--device {device}: {error}") from error
     try:
         if kind == "clip":
             clip = ClipModel.load(location, device)

@@ -12,6 +12,7 @@ import glob
 import io
 import json
 import posixpath
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,7 +102,12 @@ class Source:
             if not self.fs.isdir(self.path):
                 raise ConvertError(f"{self.uri} is no folder; expected one with video files in it")
             found = self.fs.glob(f"{glob.escape(self.path)}/{pattern}", detail=True)
-        paths = sorted(path for path, info in found.items() if info["type"] == "file")
+            # a link has a type of its own, whatever it leads to
+            paths = sorted(
+                path
+                for path, info in found.items()
+                if info["type"] == "file" or (info["type"] != "directory" and self.fs.isfile(path))
+            )
         named = {posixpath.relpath(path, self.path): fs_uri(self.fs, path) for path in paths}
         return {
             name: uri
@@ -223,6 +229,12 @@ def _csv_records(text: str, uri: str) -> Iterator[tuple[str, Any]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        for name, count in Counter(reader.fieldnames).items():
+            if count > 1:
+                raise ConvertError(
+                    f"{uri}: {count} columns are called {name!r}; only one of them would be read. "
+                    "Rename them; several prompts of a video take a row each"
+                )
         for record in reader:
             if any(record.values()):
                 cells = {name: cell or None for name, cell in record.items()}

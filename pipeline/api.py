@@ -33,6 +33,7 @@ from pipeline.inversion import invert
 from pipeline.latents import Codec, to_uint8
 from pipeline.prompts import encode_prompt
 from pipeline.reconstruction import Edit, reconstruct
+from pipeline.requests import derived_seed
 from pipeline.schedule import Schedule, schedule_from_config, script_schedule
 from pipeline.settings import Inversion, Precision, Reconstruction, VideoSettings
 from pipeline.sizes import check_blocks, clip_size
@@ -150,7 +151,8 @@ class Editor:
         Args:
             prompts: texts, or `Edit`s where an edit has its own guidance scale, negative prompt,
                 seed or source prompt.
-            seed: for texts, of the start from `noise`; each text's own is `seed` plus its place.
+            seed: for texts, of the start from `noise`: each has one of its own, which follows from
+                `seed` and the text, so an edit is the same beside any others.
 
         Returns:
             Frames, uint8 [F, H, W, 3], of each edit.
@@ -171,8 +173,13 @@ class Editor:
         edits = [
             prompt
             if isinstance(prompt, Edit)
-            else Edit(prompt, settings.negative_prompt, settings.guidance_scale, seed + place)
-            for place, prompt in enumerate(prompts)
+            else Edit(
+                prompt,
+                settings.negative_prompt,
+                settings.guidance_scale,
+                derived_seed(seed, prompt),
+            )
+            for prompt in prompts
         ]
         self._know(
             ["", *(p for e in edits for p in (e.prompt, e.negative_prompt, e.source_prompt))]

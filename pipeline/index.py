@@ -113,8 +113,8 @@ class TrajectoryIndex:
         )
 
     def extended(self, shards: Iterable[Shard], about: Mapping[str, Any]) -> TrajectoryIndex:
-        """The same trajectory with more levels, and what they change of `about`."""
-        return replace(self, shards=(*self.shards, *shards), about={**self.about, **about})
+        """The same trajectory with more levels, and what is known of it now."""
+        return replace(self, shards=(*self.shards, *shards), about=about)
 
     def to_json(self) -> bytes:
         body = {"format": FORMAT, "chunks": CHUNKS, **asdict(self)}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.certificate import ROUND_TRIP, certify, missing
+from pipeline.dtypes import DTYPES
 from pipeline.errors import ErrorCode, RowError
 from pipeline.index import TrajectoryDamaged, TrajectoryIndex, commit, read_index
 from pipeline.inversion import extend
@@ -155,9 +156,17 @@ def _climb(
             f"{request.video}: the inversion gave values that are not finite; run the job with "
             "precision: bf16 or fp32",
         )
+    stored_as = process.settings.trajectory.dtype
+    if not torch.isfinite(entries.to(DTYPES[stored_as])).all():
+        largest = float(entries.abs().max())
+        raise RowError(
+            ErrorCode.NOT_FINITE,
+            f"{request.video}: the trajectory's largest value, {largest:g}, is more than "
+            f"{stored_as} holds; run the job with trajectory.dtype: bf16 or fp32",
+        )
     writer = ShardWriter(
         folder,
-        process.settings.trajectory.dtype,
+        stored_as,
         rank=process.group.rank,
         ranks=process.group.ranks,
         first_level=stored.level + 1,
@@ -173,7 +182,7 @@ def _climb(
         index = TrajectoryIndex(
             key=key,
             shape=(entries.shape[1], entries.shape[2], entries.shape[3], entries.shape[4]),
-            dtype=process.settings.trajectory.dtype,
+            dtype=stored_as,
             shards=tuple(shards),
             timesteps=tuple(level.timestep for level in process.schedule.levels),
             alphas=tuple(level.alpha for level in process.schedule.levels),

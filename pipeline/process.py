@@ -137,6 +137,9 @@ class EditingProcess:
             "stored": [self.settings.trajectory.dtype, CHUNKS],
             "precision": str(self.info.dtype(self.settings.precision, self.device)),
         }
+        if self.settings.trajectory.keep == "never":
+            # Deleted when its video's edits are done: another row's would go with it.
+            parts["video_id"] = request.video_id
         if inversion.posterior == "sample":
             parts["seed"] = self.seed(request, "posterior")
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

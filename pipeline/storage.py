@@ -95,8 +95,12 @@ class Folder:
                 os.unlink(scratch)
             raise
 
-    def list(self, name: str = "") -> list[str]:
-        """The names of all files below a name, in order; empty where there is nothing."""
+    def list(self, name: str = "", *, scratch: bool = False) -> list[str]:
+        """The names of all files below a name, in order; empty where there is nothing.
+
+        Args:
+            scratch: only those that a killed process left half written, which do not count else.
+        """
         root = self.path(name)
         self.fs.invalidate_cache()
         try:
@@ -105,7 +109,7 @@ class Folder:
             return []
         base = self.path().lstrip("/")
         names = sorted(str(path).lstrip("/")[len(base) + 1 :] for path in found)
-        return [n for n in names if not n.rsplit("/", 1)[-1].startswith(".")]
+        return [n for n in names if n.rsplit("/", 1)[-1].startswith(".") == scratch]
 
     def remove_folder(self, name: str) -> None:
         """Remove all files below a name; that there are none is no error."""

@@ -170,6 +170,6 @@ def summarise(metric: Metric, values: Sequence[float | None]) -> dict[str, Any]:
         "low": float(low),
         "median": float(median),
         "high": float(high),
-        "edges": [float(f"{edge:.6g}") for edge in edges],
+        "edges": [float(f"{edge:.12g}") for edge in edges],
         "bars": [int(count) for count in counts],
     }

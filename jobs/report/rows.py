@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from cluster.results import SCHEMA, read_parts
+from cluster.results import SCHEMA, current_rows
+from pipeline.errors import ErrorCode
 from pipeline.storage import Folder
 
 Row = Mapping[str, Any]
@@ -25,18 +26,13 @@ def read_rows(output: Folder) -> list[Row]:
     Raises:
         FileNotFoundError: the output folder holds no results.
     """
-    newest: dict[tuple[str, str | None], Row] = {}
-    for _, table in read_parts(output):
-        for row in table.to_pylist():
-            key = (row["video_id"], row["edit_id"])
-            if key not in newest or row["finished_at"] >= newest[key]["finished_at"]:
-                newest[key] = row
-    if not newest:
+    rows = current_rows(output)
+    if not rows:
         raise FileNotFoundError(
             f"{output.uri}: no rows in results/*.parquet; a report shows a job's results, so run "
             "the job first, with the same output folder"
         )
-    return sorted(newest.values(), key=lambda r: (_natural(r["video_id"]), _natural(r["edit_id"])))
+    return sorted(rows, key=lambda r: (_natural(r["video_id"]), _natural(r["edit_id"])))
 
 
 def numbers_of(row: Row) -> dict[str, float | None]:
@@ -62,7 +58,8 @@ def make_card(rows: Sequence[Row], numbers: Sequence[Sequence[float | None]]) ->
     def first(name: str) -> Any:
         return next((row[name] for row in rows if row.get(name) is not None), None)
 
-    others = [name for name in rows[0] if name not in _OWN and not is_number(rows[0][name])]
+    numeric = {name for row in rows for name, value in row.items() if is_number(value)}
+    others = [name for name in rows[0] if name not in _OWN | numeric]
     return {
         "id": rows[0]["video_id"],
         "video": first("video"),
@@ -91,6 +88,7 @@ def _make_edit(row: Row, numbers: Sequence[float | None]) -> dict[str, Any]:
             "Attempts": row["attempts"],
             "Finished": row["finished_at"],
             "Trajectory": row["trajectory"],
+            "Trajectory damage": row.get("trajectory_damage"),
             "Fingerprint": row["fingerprint"],
             "Run": row["run"],
         },
@@ -102,9 +100,11 @@ def _make_edit(row: Row, numbers: Sequence[float | None]) -> dict[str, Any]:
 
 def by_video(rows: Iterable[Row]) -> list[list[Row]]:
     """The rows of each video, in order."""
-    videos: defaultdict[str, list[Row]] = defaultdict(list)
+    videos: defaultdict[tuple[str | None, str | None], list[Row]] = defaultdict(list)
     for row in rows:
-        videos[row["video_id"]].append(row)
+        # Another video may have its id, or none: that is what is wrong with it.
+        other = row["video_id"] is None or row["error_code"] == ErrorCode.DUPLICATE_VIDEO_ID
+        videos[row["video_id"], row["video"] if other else None].append(row)
     return list(videos.values())
 
 
@@ -133,4 +133,5 @@ def _rounded(value: Any) -> float | None:
 def _natural(text: str | None) -> tuple[list[Any], str]:
     """Sorts `clip-10` after `clip-9`."""
     text = text or ""
-    return [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", text)], text
+    parts = re.split(r"([0-9]{1,18})", text)  # every second part is a number
+    return [int(part) if at % 2 else part for at, part in enumerate(parts)], text

@@ -18,7 +18,8 @@ def main() -> None:
         ).stdout
         (HERE / f"{name}.md").write_text(table)
         print(table)
-    subprocess.run([sys.executable, "-m", "tests.benchmarks.cost"], check=True)
+    for name in ("cost", "round_trip"):
+        subprocess.run([sys.executable, "-m", f"tests.benchmarks.{name}"], check=True)
     subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.edits", "--table", str(HERE / "edits.md")],
         check=True,

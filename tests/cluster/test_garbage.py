@@ -32,6 +32,19 @@ def test_it_deletes_what_no_result_names_and_only_that(tmp_path: Path) -> None:
     ]
 
 
+def test_it_deletes_what_a_killed_process_left_half_written(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    folder = output.child("trajectories/mine")
+    store_trajectory(folder, entries(), key="mine")
+    named = folder.list()
+    half = tmp_path / "trajectories/mine/.shard-00000.safetensors.1a2b3c4d"
+    half.write_bytes(b"x" * 11)
+    store(output, "r1", a_result("mine", "1", trajectory="mine"))
+    assert collect_garbage(output, "always") == {"mine": 11}
+    assert not half.exists()
+    assert folder.list() == named
+
+
 def test_it_deletes_shards_that_no_index_names(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
     folder = output.child("trajectories/mine")

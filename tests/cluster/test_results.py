@@ -12,6 +12,7 @@ from cluster.results import (
     Keys,
     ResultWriter,
     compact,
+    current_rows,
     done_key,
     read_done,
     read_parts,
@@ -152,3 +153,23 @@ def test_a_column_whose_type_was_changed_becomes_text(tmp_path: Path) -> None:
         "r1": "heavy",
         "r2": "1.5",
     }
+
+
+def test_a_whole_number_that_no_float_holds_is_kept_beside_floats(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    for run, post in (("r1", 2**53 + 1), ("r2", 1.5)):
+        table = pa.Table.from_pylist([a_result(run, "a")], schema=SCHEMA)
+        ResultWriter(output, run).write([table.append_column("post", pa.array([post]))])
+    compact(output, "r2")
+    assert {row["post"] for row in all_rows(output)} == {"9007199254740993", "1.5"}
+
+
+def test_the_current_rows_are_those_that_compaction_leaves(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    refused = {"fingerprint": None, "error_code": "no_edits"}
+    store(output, "r1", a_result("v", "a", "failed"), a_result("v", "b"))
+    store(output, "r2", a_result("v", "a", minute=1), a_result("w", "c", "failed", **refused))
+    before = current_rows(output)
+    compact(output, "r2")
+    assert before == current_rows(output) == all_rows(output)
+    assert [row["edit_id"] for row in before] == ["b", "a", "c"]

@@ -73,8 +73,8 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     monkeypatch.setattr(stages, "rank_command", lambda: COMMAND)
     made = []
 
-    def make(kind: type, job: Job, *, deadline_s: float = 60) -> Any:
-        one = kind(job, Told(), GROUP, "cpu", deadline_s, 1)
+    def make(kind: type, job: Job, *, deadline_s: float = 60, device: str = "cpu") -> Any:
+        one = kind(job, Told(), GROUP, device, deadline_s, 1)
         made.append(one)
         return one
 
@@ -224,13 +224,22 @@ def test_the_edits_of_a_video_share_its_inversion_and_together_report_it_once(
     editing = replace(job.editing, output=str(tmp_path), trajectory=TrajectorySettings(keep=keep))
     job = replace(job, editing=editing, cluster=ClusterSettings(inversion=GroupSettings(gpus=2)))
     rows = checked([a_row("a", *"abcdefgh", " ")], job)
-    made = through(rows, stage(InvertVideos, job), FanOut(job), stage(ReconstructEdits, job))
+    edit = stage(ReconstructEdits, job, device="gpu")
+    made = through(rows, stage(InvertVideos, job), FanOut(job), edit)
     assert [row["status"] for row in made].count("ok") == 8
     assert sum(row["forwards"]["inversion"] for row in made) == 6
     assert sum(row["timings"]["read"] for row in made) == 1.0
     assert sum(row["gpu_seconds"] for row in made) == 2 * 1.0 + 8 * 3.0
     refused = next(row for row in made if row["status"] == "failed")
     assert (refused["forwards"]["inversion"], refused["gpu_seconds"]) == (0, 0)
+
+
+def test_a_cpu_reports_no_gpu_time(stage: Any) -> None:
+    job = a_job()
+    edit = stage(ReconstructEdits, job)
+    made = through(checked([a_row("a")], job), stage(InvertVideos, job), FanOut(job), edit)
+    assert made[0]["gpu_seconds"] == 0.0
+    assert sum(made[0]["timings"].values()) > 0.0
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,12 @@ def test_validate_shows_what_a_job_is_going_to_do(tmp_path: Path) -> None:
     status, said = retake("validate", str(job), "--set", "inversion.steps=7")
     assert status == 0
     assert "1 videos, 2 edits" in said
-    assert "pec, 7 steps" in said
+    assert "pec, 4 of 7 steps, 5 forwards, once for each video" in said
+    assert "4 steps from 0.6 of the levels" in said
+    changes = ("inversion.steps=7", "inversion.method=ddim", "reconstruction.start=inverted")
+    status, said = retake("validate", str(job), *(f"--set={change}" for change in changes))
+    assert "ddim, 7 of 7 steps, 7 forwards, once for each video" in said
+    assert "7 steps from inverted" in said
     assert not (tmp_path / "out/results").exists()
 
 

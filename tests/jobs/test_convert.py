@@ -22,6 +22,7 @@ from jobs.convert import (
     from_tgve,
     guess_format,
 )
+from jobs.make_manifest import make_manifest
 from jobs.manifest import SCHEMA, check_manifest, write_manifest
 
 TGVE = """Video name,Our GT caption,Style Change Caption,Object Change Caption,\
@@ -338,6 +339,14 @@ def test_ivebench_edits_by_the_description_of_the_result(tmp_path: Path) -> None
     assert (row["target_phrase"], row["target_span"]) == ("sketch", [2, 8])
     assert (row["fps"], row["published_fps"]) == (None, 24)
     assert converted.warnings == []
+
+
+def test_files_of_a_pattern_are_recognised_by_the_first(tmp_path: Path) -> None:
+    for number in (1, 2):
+        saved(tmp_path, "video,prompt\na.mp4,one\n", f"part{number}.csv")
+    target = str(tmp_path / "m.parquet")
+    made = make_manifest(str(tmp_path / "part?.csv"), target, prompts=[], skip_bad=True)
+    assert check_manifest(target).edits == sum(len(row["edits"]) for row in made.rows)
 
 
 SAMPLES: dict[str, Any] = {

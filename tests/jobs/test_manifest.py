@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,35 @@ def test_a_jobs_output_inside_of_the_manifests_folder_is_left_out(tmp_path: Path
     assert info.files == (str(tmp_path / "a.parquet"),)
     with pytest.raises(ManifestError):
         check_manifest(str(tmp_path))
+
+
+def test_a_manifests_folder_inside_of_the_jobs_output_is_read(tmp_path: Path) -> None:
+    (tmp_path / "manifest").mkdir()
+    stored(tmp_path / "manifest", table(), "a.parquet")
+    info = check_manifest(str(tmp_path / "manifest"), leave_out=str(tmp_path))
+    assert info.files == (str(tmp_path / "manifest" / "a.parquet"),)
+
+
+def test_a_manifests_folder_that_is_the_jobs_output_is_read_without_its_results(
+    tmp_path: Path,
+) -> None:
+    stored(tmp_path, table(), "a.parquet")
+    (tmp_path / "results").mkdir()
+    stored(tmp_path / "results", pa.table({"status": ["ok"]}), "r.parquet")
+    info = check_manifest(str(tmp_path), leave_out=str(tmp_path))
+    assert info.files == (str(tmp_path / "a.parquet"),)
+
+
+@pytest.mark.parametrize("value", [2**64, "cut \ud83d"])
+def test_a_travelling_value_that_no_column_holds_becomes_json_text(
+    tmp_path: Path, value: object
+) -> None:
+    uri = str(tmp_path / "m.parquet")
+    row = {"video": "a.mp4", "edits": [{"prompt": "p"}], "other": value}
+    write_manifest([row, row | {"other": None}], uri)
+    (first, second) = pq.read_table(uri)["other"].to_pylist()
+    assert json.loads(first) == value
+    assert second is None
 
 
 def test_only_the_footer_is_read(tmp_path: Path) -> None:

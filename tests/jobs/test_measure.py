@@ -129,6 +129,31 @@ def test_a_column_of_the_manifest_is_not_written_over(
     assert "'clip_text' that came with the manifest" in " ".join(said.split())
 
 
+def test_a_column_of_the_manifest_that_only_another_model_would_write_is_no_matter(
+    output: Folder, models: dict[str, str]
+) -> None:
+    write_rows(output.uri, [make_row("clip-9", "red", dino_source=1.0)], "run-2-000000")
+    refused = "'dino_source' that came with the manifest"
+    assert refused in " ".join(metrics(output, "--dino", models["dino"])[1].split())
+    assert refused not in " ".join(metrics(output, "--clip", models["clip"])[1].split())
+    assert rows_of(output)["clip-1/red"]["clip_text"] is not None
+
+
+def test_a_name_of_a_model_that_came_with_the_manifest_is_not_written_over(
+    output: Folder, models: dict[str, str]
+) -> None:
+    write_rows(output.uri, [make_row("clip-9", "red", clip_model="mine")], "run-2-000000")
+    status, said = metrics(output, "--clip", models["clip"])
+    assert status == 1
+    assert "'clip_model' that came with the manifest" in " ".join(said.split())
+
+
+def test_a_device_that_is_not_there_is_said(output: Folder, models: dict[str, str]) -> None:
+    status, said = metrics(output, "--clip", models["clip"], "--device", "gpu")
+    assert status == 1
+    assert "--device gpu: Expected one of cpu, cuda" in " ".join(said.split())
+
+
 def test_a_folder_without_results_is_an_error(tmp_path: Path, models: dict[str, str]) -> None:
     status, said = metrics(Folder(str(tmp_path)), "--clip", models["clip"])
     assert status == 1

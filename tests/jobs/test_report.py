@@ -101,6 +101,33 @@ def test_of_two_rows_of_an_edit_the_newer_counts(tmp_path: Path) -> None:
     assert edit["prompt"] == "again"
 
 
+def test_an_edit_that_was_made_is_not_hidden_by_a_refused_row_with_its_ids(tmp_path: Path) -> None:
+    other = {"fingerprint": None, "video": "other.mp4", "finished_at": NOON + timedelta(seconds=9)}
+    refused = make_failed_row("duplicate_video_id", "give it its own", **other)
+    nameless = [
+        make_failed_row(
+            "bad_video_id", "no id", video_id=None, edit_id=None, fingerprint=None, video=f"{n}.mp4"
+        )
+        for n in range(2)
+    ]
+    cards = read_cards(report_of([make_row(), refused, *nameless], tmp_path))
+    assert sorted(str(card["video"]) for card in cards) == sorted(
+        ["0.mp4", "1.mp4", "other.mp4", str(make_row()["video"])]
+    )
+    assert sorted(edit["status"] for card in cards for edit in card["edits"]) == [
+        "failed",
+        "failed",
+        "failed",
+        "ok",
+    ]
+
+
+def test_ids_with_digits_of_any_script_and_of_any_length_have_an_order(tmp_path: Path) -> None:
+    names = ["abc", "\u0967\u0968", "clip-1\uff12", "clip-1", "\u00b2", "9" * 5000]
+    cards = read_cards(report_of([make_row(name) for name in names], tmp_path))
+    assert {card["id"] for card in cards} == set(names)
+
+
 def test_writing_again_changes_nothing_and_leaves_nothing_old(tmp_path: Path) -> None:
     output = report_of(make_rows(4, 3), tmp_path)
     first = files_of(output)
@@ -201,6 +228,22 @@ def test_other_columns_are_shown_and_their_numbers_can_be_sorted(tmp_path: Path)
     assert read_cards(output)[0]["columns"] == [["kind", "shapes"]]
 
 
+def test_a_number_of_one_edit_is_not_shown_as_one_of_its_video(tmp_path: Path) -> None:
+    rows = [
+        make_failed_row("internal", "it broke", edit_id="a", clip_text=None),
+        make_row(edit_id="b", clip_text=0.27),
+        make_row(edit_id="c", clip_text=0.31),
+    ]
+    output = report_of(rows, tmp_path)
+    assert read_cards(output)[0]["columns"] == []
+    assert read_column(output, "number:clip_text") == [None, 0.27, 0.31]
+
+
+def test_damage_of_a_trajectory_is_told_beside_the_edit(tmp_path: Path) -> None:
+    card = read_cards(report_of([make_row(trajectory_damage="a shard is gone")], tmp_path))[0]
+    assert card["edits"][0]["facts"]["Trajectory damage"] == "a shard is gone"
+
+
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no rows in results/\*\.parquet.*run the job"):
         write_report(str(tmp_path))
@@ -213,6 +256,15 @@ def test_one_stray_value_does_not_press_all_others_into_one_bar() -> None:
     assert sum(summary["bars"]) == 1001
     assert max(summary["bars"]) < 100
     assert (summary["low"], summary["high"]) == (0.0, 1e6)
+
+
+def test_bars_of_large_numbers_hold_what_they_count() -> None:
+    values = [1_700_000_000 + 100 * n for n in range(500)]
+    summary = summarise(describe("uploaded"), values)
+    edges = summary["edges"]
+    assert sorted(set(edges)) == edges
+    first = sum(edges[0] <= value < edges[1] for value in values)
+    assert first == summary["bars"][0]
 
 
 def test_a_metric_that_no_edit_has_and_one_that_never_changes_have_no_histogram() -> None:

@@ -37,6 +37,16 @@ def test_a_folder_may_have_a_name_that_looks_like_a_glob(tmp_path: Path) -> None
     assert len(from_folder(str(tmp_path / "[x]"), ["p"]).rows) == 1
 
 
+def test_links_to_videos_are_videos(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "a1b2").touch()
+    (tmp_path / "chosen" / "folder.mp4").mkdir(parents=True)
+    (tmp_path / "chosen" / "a.mp4").symlink_to(tmp_path / "store" / "a1b2")
+    (tmp_path / "chosen" / "gone.mp4").symlink_to(tmp_path / "store" / "gone")
+    (row,) = from_folder(str(tmp_path / "chosen"), ["p"]).rows
+    assert row["video"] == str(tmp_path / "chosen" / "a.mp4")
+
+
 def test_a_folder_in_a_store_gives_whole_uris() -> None:
     root = f"memory://{uuid.uuid4().hex}"
     with fsspec.open(f"{root}/in/a.mp4", "wb") as file:
@@ -69,6 +79,11 @@ def test_a_file_that_cannot_be_parsed_is_refused_with_its_name(
     path.write_bytes(content)
     message = refusal(from_table, str(path))
     assert said in message and str(path) in message
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    said = refusal(from_table, saved(tmp_path, "video,prompt,prompt \na.mp4,red,blue\n"))
+    assert "2 columns are called 'prompt'; only one of them would be read. Rename them" in said
 
 
 def test_a_missing_source_is_refused(tmp_path: Path) -> None:

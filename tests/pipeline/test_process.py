@@ -115,6 +115,32 @@ def test_a_certificate_is_of_the_whole_way_also_after_an_extension(
         )
 
 
+def test_a_round_trip_is_measured_again_after_an_extension_that_did_not_ask_for_it(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    low = replace(settings, inversion=Inversion(steps=4, round_trip=True))
+    high = replace(low, reconstruction=Reconstruction(start="inverted"))
+    invert_video(a_process(low), request_)
+    extended = invert_video(a_process(replace(high, inversion=Inversion(steps=4))), request_)
+    assert "round_trip_db" not in extended.certificate
+    process = a_process(high)
+    measured = invert_video(process, request_)
+    assert measured.forwards == 4
+    assert measured.certificate["round_trip_db"] == pytest.approx(
+        walked_down(process, measured.key, 4), abs=1e-3
+    )
+
+
+def test_a_trajectory_that_its_dtype_cannot_hold_is_refused_with_the_way_out(
+    settings: EditingSettings, request_: VideoRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = a_process(settings)
+    monkeypatch.setattr(process.codec, "encode", lambda *_: torch.full((3, 16, 4, 6), 7e4))
+    with pytest.raises(RowError, match="fp16 holds; run the job with trajectory.dtype: bf16") as no:
+        invert_video(process, request_)
+    assert no.value.code == ErrorCode.NOT_FINITE
+
+
 def walked_down(process: EditingProcess, key: str, level: int) -> float:
     """The round trip's dB, from what is stored."""
     folder = process.trajectory_folder(key)
@@ -158,6 +184,11 @@ def test_what_determines_a_trajectory_changes_its_key_and_nothing_else_does(
         key(replace(request_, video_id="other", video=str(copied))),
     }
     assert len(same) == 1
+    # Deleted with its video's edits, a trajectory is that video's alone.
+    alone = TrajectorySettings(keep="never")
+    assert key(trajectory=TrajectorySettings(keep="until_done")) in same
+    assert key(trajectory=alone) not in same
+    assert key(replace(request_, video_id="other"), trajectory=alone) != key(trajectory=alone)
     different = [
         key(inversion=Inversion(steps=5)),
         key(inversion=Inversion(steps=4, method="ddim")),
