@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +16,12 @@ from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 from torch import Tensor
 
 from jobs.demo import world
-from jobs.demo.training.__main__ import train
+from jobs.demo.training.__main__ import claim, train
 from jobs.demo.training.attention import TrainingAttention
 from jobs.demo.training.common import Stage, step_draws
 from jobs.demo.training.plan import Plan, TransformerPlan, VaePlan
 from jobs.demo.training.pool import Pool, object_places, scene_looks
-from jobs.demo.training.reference import carried_noise, change, draw_pairs, draw_starts
+from jobs.demo.training.reference import carried_noise, change, curriculum, draw_pairs, draw_starts
 from jobs.demo.training.text import make_tokenizer, tokenize
 from jobs.demo.training.trajectories import STRIDE, entries, make_trajectories, on_grid
 from jobs.demo.training.transformer import Denoiser, make_scheduler
@@ -84,6 +87,32 @@ def test_a_finished_run_is_resumed_without_a_step(trained: Path, tmp_path: Path)
     train(tmp_path / "again", trained.parent / "work", TINY, seed=5)
     name = "transformer/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "again" / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_a_work_folder_is_kept_for_its_own_run_and_refused_to_another(tmp_path: Path) -> None:
+    other = replace(TINY, vae=replace(TINY.vae, steps=3))
+    compiled = replace(TINY, transformer=replace(TINY.transformer, compile=True))
+    assert claim(tmp_path, TINY, seed=5) is None
+    assert claim(tmp_path, TINY, seed=5) is None
+    assert claim(tmp_path, compiled, seed=5) is None
+    assert "holds a run of seed 5: give another --work" in str(claim(tmp_path, TINY, seed=6))
+    assert "holds a run of another plan" in str(claim(tmp_path, other, seed=5))
+
+
+def test_the_command_refuses_another_runs_work_folder_and_leaves_it(tmp_path: Path) -> None:
+    note = tmp_path / "c.work" / "run.json"
+    note.parent.mkdir()
+    note.write_text('{"seed": 3}')
+    refused = subprocess.run(
+        [sys.executable, "-m", "jobs.demo.training", "--output", str(tmp_path / "c"), "--seed=4"],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "holds a run of seed 3" in refused.stderr
+    assert note.read_text() == '{"seed": 3}'
 
 
 @pytest.mark.parametrize("muon_rate", [0.0, 0.02])
@@ -169,6 +198,34 @@ def test_pairs_keep_their_geometry_and_most_change_a_shape() -> None:
     assert (sources[inverted] == 0).all()
     assert (scenes[~inverted] >= 20).any()
     assert (sources[~inverted] > 0).any()
+
+
+def test_pairs_of_shapes_alone_differ_in_shapes_and_in_nothing_else() -> None:
+    looks = tuple(scene_looks(seed=2, index=index, looks=3) for index in range(60))
+    pool = Pool(torch.zeros(60, 3, 1, 1, 1, 1), looks)
+    inverted = np.arange(100) < 50
+    found = draw_pairs(np.random.default_rng(0), pool, inverted, trajectories=40, shapes_alone=1.0)
+    for place, (scene, source, edit) in enumerate(zip(*found, strict=True)):
+        one, other = looks[scene][source], looks[scene][edit]
+        assert one.background == other.background
+        assert [each.colour for each in one.objects] == [each.colour for each in other.objects]
+        assert [each.shape for each in one.objects] != [each.shape for each in other.objects]
+        assert not inverted[place] or (source == 0 and scene < 40)
+
+
+def test_a_pool_without_pairs_of_shapes_alone_gives_others() -> None:
+    first = scene_looks(seed=2, index=0, looks=1)[0]
+    colour = "red" if first.objects[0].colour != "red" else "blue"
+    pool = Pool(torch.zeros(1, 2, 1, 1, 1, 1), ((first, world.with_colour(first, colour)),))
+    assert len(pool.shape_pairs) == 0
+    scenes, _, _ = draw_pairs(np.random.default_rng(0), pool, np.ones(4, bool), 1, shapes_alone=1.0)
+    assert (scenes == 0).all()
+
+
+def test_shapes_are_taught_alone_after_colours_and_before_all_together() -> None:
+    assert curriculum(0.1)[0] == 0.0
+    assert curriculum(0.5)[0] > curriculum(0.9)[0] > 0.0
+    assert curriculum(0.5)[1] > curriculum(0.9)[1] == curriculum(0.1)[1]
 
 
 def test_object_places_hold_every_shape_and_little_else() -> None:

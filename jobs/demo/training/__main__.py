@@ -1,17 +1,19 @@
 """Train the embedded checkpoint: `python -m jobs.demo.training --output DIR --seed N`.
 
-Stopped and started again with the same `--work`, it goes on where it was. `--minutes` scales every
-stage; the default is what the shipped checkpoint took.
+Stopped and started again with the same `--output` (or `--work`), it goes on where it was; a work
+folder of another seed or another plan is refused, and `--fresh` starts over. `--minutes` scales
+every stage; the default is what the shipped checkpoint took.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -33,9 +35,29 @@ def main() -> None:
     if arguments.compile:
         plan = replace(plan, transformer=replace(plan.transformer, compile=True))
     work = arguments.work or arguments.output.with_name(arguments.output.name + ".work")
-    if not arguments.resume and work.exists():
+    if arguments.fresh and work.exists():
         shutil.rmtree(work)
+    if problem := claim(work, plan, arguments.seed):
+        raise SystemExit(problem)
     train(arguments.output, work, plan, arguments.seed)
+
+
+def claim(work: Path, plan: Plan, seed: int) -> str | None:
+    """Note in a work folder whose it is; says what is wrong where it is another run's."""
+    work.mkdir(parents=True, exist_ok=True)
+    note = work / "run.json"
+    # `compile` changes how fast the run is, and nothing that is stored.
+    plan = replace(plan, transformer=replace(plan.transformer, compile=False))
+    mine = json.dumps({"seed": seed, "plan": asdict(plan)}, indent=1)
+    if not note.exists():
+        note.write_text(mine)
+    if (other := note.read_text()) == mine:
+        return None
+    whose = json.loads(other)["seed"]
+    return (
+        f"{work} holds a run of {'another plan' if whose == seed else f'seed {whose}'}: give "
+        "another --work or --output, or --fresh to delete it"
+    )
 
 
 def train(output: Path, work: Path, plan: Plan, seed: int) -> None:
@@ -83,7 +105,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, help=f"of two free cores (default {Plan.minutes})")
     parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1))
-    parser.add_argument("--resume", action="store_true", help="go on from --work")
+    parser.add_argument("--fresh", action="store_true", help="delete --work and start over")
     parser.add_argument("--compile", action="store_true", help="a sixth faster; needs a compiler")
     return parser.parse_args()
 

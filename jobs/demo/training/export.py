@@ -11,6 +11,7 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
 
 from jobs.demo import world
 from jobs.demo.training.plan import Plan
+from jobs.demo.training.reference import SHAPES_FROM, SHAPES_TO
 from jobs.demo.training.transformer import Denoiser, make_scheduler
 
 LICENSE = "apache-2.0"
@@ -118,8 +119,8 @@ the pipeline's own default is 226.
 
 ## How it was trained
 
-By `python -m jobs.demo.training --seed {run.seed}` on clips drawn by `jobs/demo/world.py`; no other
-data. {run.machine}, {run.minutes:.0f} minutes in all.
+By `python -m jobs.demo.training --output DIR --seed {run.seed}` on clips drawn by
+`jobs/demo/world.py`; no other data. {run.machine}, {run.minutes:.0f} minutes in all.
 
 1. VAE, {plan.vae.steps} steps, with noise of up to {plan.vae.noise} of the latents' size from
    the first step; at the end the decoder alone for {plan.vae.decoder_steps} more.
@@ -133,6 +134,8 @@ data. {run.machine}, {run.minutes:.0f} minutes in all.
    pairs of clips with the same geometry and other colours, shapes or background, in which every
    attention layer of the edited clip also sees the keys and values of the source clip. It was also
    shown edits that start in the middle of the source's trajectory, {sizes.inverted_share:.0%} of
-   them on trajectories of real inversions. A CogVideoX that was trained on text to video alone was
+   them on trajectories of real inversions. The steps between {SHAPES_FROM:.0%} and {SHAPES_TO:.0%}
+   of the stage were nearly all edits of a shape alone, without which the words for shapes are not
+   learned. A CogVideoX that was trained on text to video alone was
    not taught either, so how well *this* model edits says nothing of how well a larger one will.
 {run.edits}"""

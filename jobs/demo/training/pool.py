@@ -7,7 +7,9 @@ geometry are kept together: stage 2 reads them as single clips, stage 3 as sourc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,18 @@ class Pool:
     def clean(self, scenes: np.ndarray, looks: np.ndarray) -> torch.Tensor:
         """float32 [B, F, C, H, W]."""
         return self.latents[torch.from_numpy(scenes), torch.from_numpy(looks)].float()
+
+    @cached_property
+    def shape_pairs(self) -> np.ndarray:
+        """Pairs of looks that differ in shapes and in nothing else: int [N, 3], each the scene and
+        its two looks."""
+        pairs = [
+            (index, one, other)
+            for index, looks in enumerate(self.looks)
+            for one, other in permutations(range(len(looks)), 2)
+            if looks[one] != looks[other] and _shapeless(looks[one]) == _shapeless(looks[other])
+        ]
+        return np.asarray(pairs, dtype=np.int64).reshape(-1, 3)
 
     def object_weight(self, scenes: np.ndarray, extra: float) -> torch.Tensor:
         """How much each place counts: `1 + extra` on objects against 1 elsewhere.
@@ -77,6 +91,10 @@ def scene_looks(seed: int, index: int, looks: int) -> tuple[world.Scene, ...]:
     rng, _ = step_draws(seed, "pool", index)
     first = world.random_scene(rng)
     return (first, *(world.random_relook(first, rng) for _ in range(looks - 1)))
+
+
+def _shapeless(scene: world.Scene) -> world.Scene:
+    return replace(scene, objects=tuple(replace(one, shape="") for one in scene.objects))
 
 
 def object_places(scene: world.Scene, latent_px: int) -> np.ndarray:

@@ -11,6 +11,11 @@ reference is a plain forward of the source clip at the same level. Four things a
 - *The reference's prompt*: empty, the edit's, or the source's.
 - *The noise*: mostly the source's own; sometimes fresh noise, as in the public script.
 
+Colours and backgrounds are learned first, in a few hundred steps. A new shape needs to know where
+the middle of the old one is, and among edits of all kinds its word is not learned at all. So the
+steps between a third and three fifths of the stage are nearly all edits of a shape alone, mostly at
+the level that they start from, where nothing else tells the shape; after that half of them are.
+
 The reference half is a plain forward, so with its own or the empty prompt, and noise that was mixed
 in, it is trained as one, and plain sampling stays what it was.
 """
@@ -42,6 +47,10 @@ SAME_SHAPES = 0.35
 FRESH_NOISE = 0.1
 FROM_THE_TOP = 0.2
 JUST_LEFT = 0.4
+SHAPES_FROM, SHAPES_TO = 0.33, 0.6
+SHAPES_ALONE = 0.85
+JUST_LEFT_WITH_SHAPES = 0.8
+SHAPES_ALONE_LATER = 0.45
 LOWEST_START = 350
 EDIT_PROMPT_REFERENCE = 0.25
 SOURCE_PROMPT_REFERENCE = 0.35
@@ -86,11 +95,14 @@ def reference_loss(
     batch = plan.reference_batch
     # Low levels only finish what is decided: an exponent below one draws fewer of them.
     levels = stratified_levels(rng, batch, exponent=0.75).numpy()
-    starts = draw_starts(levels, rng)
+    shapes_alone, just_left = curriculum(step / plan.reference_steps)
+    starts = draw_starts(levels, rng, just_left)
     inverted = np.arange(batch) < round(plan.inverted_share * batch)
     levels = np.where(inverted, on_grid(levels), levels)
     starts = np.where(inverted, on_grid(starts), starts)
-    scenes, source_looks, edit_looks = draw_pairs(rng, pool, inverted, len(trajectories))
+    scenes, source_looks, edit_looks = draw_pairs(
+        rng, pool, inverted, len(trajectories), shapes_alone
+    )
 
     # One posterior noise for both: what is not edited is to be copied to the last digit.
     drawn = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -144,13 +156,23 @@ def change(source: torch.Tensor, edit: torch.Tensor) -> torch.Tensor:
     return difference / difference.amax(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1e-3)
 
 
-def draw_starts(levels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def curriculum(along: float) -> tuple[float, float]:
+    """The shares of pairs that differ in a shape alone, and of edits that have just left, by how
+    much of the stage is done."""
+    if SHAPES_FROM <= along < SHAPES_TO:
+        return SHAPES_ALONE, JUST_LEFT_WITH_SHAPES
+    return (0.0 if along < SHAPES_FROM else SHAPES_ALONE_LATER), JUST_LEFT
+
+
+def draw_starts(
+    levels: np.ndarray, rng: np.random.Generator, just_left: float = JUST_LEFT
+) -> np.ndarray:
     """The level at which each edit left its source's trajectory, not below `levels`."""
     lowest = np.maximum(levels, LOWEST_START)
     # More of the starts lie close above the level: there the edit's latent is still the source's.
     starts = (lowest + rng.random(len(levels)) ** 1.5 * (999 - lowest)).astype(np.int64)
     chance = rng.random(len(levels))
-    starts = np.where(chance < JUST_LEFT, lowest, starts)
+    starts = np.where(chance < just_left, lowest, starts)
     starts[chance > 1.0 - FROM_THE_TOP] = 999
     return starts
 
@@ -168,17 +190,31 @@ def carried_noise(
 
 
 def draw_pairs(
-    rng: np.random.Generator, pool: Pool, inverted: np.ndarray, trajectories: int
+    rng: np.random.Generator,
+    pool: Pool,
+    inverted: np.ndarray,
+    trajectories: int,
+    shapes_alone: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scenes, and the looks of source and edit: mostly two different ones, sometimes one twice.
 
     A source that is `inverted` (bool [B]) is the first look of one of the first `trajectories`
-    scenes. Pairs with another shape, the hardest to learn, are kept more often than others, and
-    pairs with another background, the easiest, less often.
+    scenes. A share `shapes_alone` of the pairs differs in shapes and in nothing else. Of the others
+    those with another shape, the hardest to learn, are kept more often, and those with another
+    background, the easiest, less often.
     """
     pairs: list[tuple[int, int, int]] = []
+    alone = rng.random(len(inverted)) < shapes_alone
     while len(pairs) < len(inverted):
         first_only = inverted[len(pairs)]
+        if alone[len(pairs)]:
+            known = pool.shape_pairs
+            if first_only:
+                known = known[(known[:, 0] < trajectories) & (known[:, 1] == 0)]
+            if len(known):
+                scene, source, edit = (int(index) for index in known[rng.integers(len(known))])
+                pairs.append((scene, source, edit))
+                continue
         scene = int(rng.integers(trajectories if first_only else len(pool.looks)))
         looks = pool.looks[scene]
         source, edit = (int(look) for look in rng.choice(len(looks), size=2, replace=False))
