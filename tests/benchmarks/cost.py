@@ -107,9 +107,9 @@ def main() -> int:
     return 0 if met else 1
 
 
-def script_plan(model: VelocityModel, clean: Tensor, edit: Edit) -> None:
+def script_plan(model: VelocityModel, clean: Tensor, edit: Edit, steps: int = STEPS) -> None:
     """The public script for one prompt: everything anew, and guidance in the inversion as well."""
-    schedule = script_schedule(scheduler(), STEPS)
+    schedule = script_schedule(scheduler(), steps)
 
     def guided(x: Tensor, timestep: int) -> Tensor:
         negative, positive = model.predict([Branch(x, "")] * 2, timestep)[0]

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import jobs.demo
-from cluster.results import read_parts
+from cluster.results import METRICS, TIMINGS, read_parts
 from jobs.cli import EXIT_CANNOT_RUN, EXIT_DONE, EXIT_SOME_FAILED, execute
 from jobs.manifest import write_manifest
 from jobs.run import manifest_folder
@@ -122,6 +122,16 @@ def test_a_job_is_done_once_and_then_only_what_is_owed(tmp_path: Path) -> None:
     assert set(third) == set(second)
     assert all(third[key]["fingerprint"] != second[key]["fingerprint"] for key in second)
     assert all(row["forwards"]["inversion"] == 0 for row in third.values())
+
+
+def test_a_result_row_has_the_whole_certificate_and_what_each_part_took(tmp_path: Path) -> None:
+    rows = [a_row(a_video(tmp_path / "a.mp4"), "red", video_id="a")]
+    assert run(tmp_path, rows, inversion={"vae_psnr": True, "round_trip": True}) == EXIT_DONE
+    (row,) = results(tmp_path).values()
+    assert [name for name in METRICS if row["metrics"][name] is None] == []
+    assert [name for name in TIMINGS if not row["timings"][name] > 0] == []
+    assert row["metrics"]["noise_level"] == 1.0
+    assert row["gpu_seconds"] == 0.0
 
 
 def test_twelve_bad_rows_of_forty_cost_only_themselves(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 The round trips run on an exact Gaussian mixture (`tests/gaussian_mixture.py`), so that what is lost
 is the method's own error. Three components in 64 dimensions. How hard a mixture is hangs on the
 width of its components, which is nothing that one can know of a trained model, so the claims are
-made for a middle one and held, with what they come to there, on narrower ones:
+made for the first of these and held, with what they come to there, on narrower ones:
 
 | round trip in dB, 50 steps | pec 5b | script 5b | pec 2b | script 2b | std of x_T |
 |---|---|---|---|---|---|

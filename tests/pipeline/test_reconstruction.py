@@ -18,6 +18,7 @@ from pipeline.reconstruction import Edit, Edited, reconstruct, seeded_noise
 from pipeline.schedule import Schedule, schedule_from_config, script_schedule
 from pipeline.settings import Inversion, Reconstruction
 from pipeline.transformer import Forwards, VelocityModel
+from tests.benchmarks.cost import script_plan
 from tests.gaussian_mixture import GaussianMixture, MixtureModel
 from tests.small_models import FAMILIES, make_transformer, scheduler
 
@@ -200,6 +201,12 @@ def test_the_forwards_are_those_of_the_formula(video: Video, plan: str, edits: i
     reconstruct(model, video.fetch, several, video.schedule, settings)
     an_edit = (model.forwards.plain + C * model.forwards.injected) / edits
     assert an_edit == pytest.approx(formula(edits))
+
+
+def test_the_scripts_plan_costs_what_the_formula_says(video: Video) -> None:
+    model = small_model(num_layers=1)
+    script_plan(model, video.trajectory[0], Edit("edit 0"), steps=STEPS)
+    assert (model.forwards.plain, model.forwards.injected) == (4 * S, 2 * S)
 
 
 def test_the_default_inversion_costs_one_forward_more_than_a_step_each() -> None:
