@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from diffusers import CogVideoXPipeline
 
 from cluster.results import read_parts
 from jobs.demo import world
@@ -44,6 +46,23 @@ def test_writing_the_demo_again_leaves_its_clips_as_they_are(tmp_path: Path) -> 
     write_demo(tmp_path)
     assert len(clips) == 3
     assert [clip.stat().st_mtime_ns for clip in clips] == before
+
+
+def test_the_embedded_checkpoint_is_small_and_diffusers_samples_from_it() -> None:
+    folder = Path(str(resources.files("jobs.demo") / "checkpoint"))
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 12e6
+    pipeline = CogVideoXPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    frames = pipeline(
+        "a red ring moving right on a white background",
+        num_frames=world.FRAMES,
+        height=world.SIZE,
+        width=world.SIZE,
+        num_inference_steps=2,
+        max_sequence_length=pipeline.tokenizer.model_max_length,
+        output_type="np",
+    ).frames
+    assert frames.shape == (1, world.FRAMES, world.SIZE, world.SIZE, 3)
 
 
 @pytest.mark.parametrize("name", CLIPS)

@@ -326,3 +326,10 @@ def test_the_schedule_is_that_of_cogvideox_5b() -> None:
     assert scheduler.config.prediction_type == "v_prediction"
     assert scheduler.config.timestep_spacing == "trailing"
     assert scheduler.config.snr_shift_scale == 1.0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_recipe_trains_on_a_gpu(tmp_path: Path) -> None:
+    train(tmp_path / "checkpoint", tmp_path / "work", TINY, seed=5, device="cuda")
+    CogVideoXPipeline.from_pretrained(tmp_path / "checkpoint")

@@ -39,7 +39,7 @@ def main() -> None:
         shutil.rmtree(work)
     if problem := claim(work, plan, arguments.seed):
         raise SystemExit(problem)
-    train(arguments.output, work, plan, arguments.seed)
+    train(arguments.output, work, plan, arguments.seed, arguments.device)
 
 
 def claim(work: Path, plan: Plan, seed: int) -> str | None:
@@ -60,24 +60,31 @@ def claim(work: Path, plan: Plan, seed: int) -> str | None:
     )
 
 
-def train(output: Path, work: Path, plan: Plan, seed: int) -> None:
+def train(output: Path, work: Path, plan: Plan, seed: int, device: str = "cpu") -> None:
     """Run the whole recipe, or what is left of it in `work`, and write the folder `output`."""
     work.mkdir(parents=True, exist_ok=True)
     clock = Clock(work / "seconds.txt")
-    vae = train_vae(plan.vae, seed, work, clock.say)
+    vae = train_vae(plan.vae, seed, work, clock.say, device)
     pool = make_pool(vae, plan.transformer, seed, work, clock.say)
-    denoiser = train_transformer(plan.transformer, pool, seed, work, clock.say)
+    denoiser = train_transformer(plan.transformer, pool, seed, work, clock.say, device)
     trajectories = make_trajectories(denoiser, plan.transformer, pool, work, clock.say)
     train_reference(denoiser, plan.transformer, pool, trajectories, seed, work, clock.say)
     train_decoder(vae, plan.vae, seed, work, clock.say)
     run = Provenance(
         seed=seed,
         minutes=clock.seconds() / 60.0,
-        machine=f"{torch.get_num_threads()} CPU threads ({platform.machine()}), bfloat16",
+        machine=f"{machine(device)}, bfloat16",
         vae_psnr_db=reconstruction_psnr(vae, seed),
     )
     export(output, vae, denoiser, plan, run)
     clock.say(f"wrote {output}")
+
+
+def machine(device: str) -> str:
+    """What it was trained on, for the card."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU thread(s) ({platform.machine()})"
 
 
 class Clock:
@@ -105,6 +112,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, help=f"of two free cores (default {Plan.minutes})")
     parser.add_argument("--threads", type=int, default=min(8, os.cpu_count() or 1))
+    parser.add_argument("--device", default="cpu", help="`cuda` trains on a GPU")
     parser.add_argument("--fresh", action="store_true", help="delete --work and start over")
     parser.add_argument("--compile", action="store_true", help="a sixth faster; needs a compiler")
     return parser.parse_args()

@@ -43,7 +43,7 @@ class TrainingAttention:
             project(both).unflatten(2, (attn.heads, -1)).transpose(1, 2)
             for project in (attn.to_q, attn.to_k, attn.to_v)
         )
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(query.device.type, enabled=False):
             query = rotate(attn.norm_q(query.float()), image_rotary_emb, text)
             key = rotate(attn.norm_k(key.float()), image_rotary_emb, text)
             attended = self._attend(query, key, value.float())

@@ -28,6 +28,11 @@ def step_draws(seed: int, stage: str, step: int) -> tuple[np.random.Generator, t
     return rng, torch.Generator().manual_seed(int(rng.integers(2**62)))
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's weights are. All draws are made on the CPU, and moved there."""
+    return next(module.parameters()).device
+
+
 def cosine_rate(step: int, steps: int, warmup: int = 100) -> float:
     """The learning rate at a step as a share of its peak: a warm-up, then a half cosine to 2%."""
     warmup = min(warmup, steps // 4)
@@ -126,7 +131,9 @@ class Stage:
 
     def _resume(self, optimizers: list[torch.optim.Optimizer]) -> None:
         if self.path.exists():
-            saved: dict[str, Any] = torch.load(self.path, weights_only=True)
+            saved: dict[str, Any] = torch.load(
+                self.path, weights_only=True, map_location=device_of(self.module)
+            )
             self.module.load_state_dict(saved["module"])
             for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)

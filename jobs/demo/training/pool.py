@@ -18,7 +18,7 @@ from diffusers import AutoencoderKLCogVideoX
 from safetensors.torch import load_file, save_file
 
 from jobs.demo import world
-from jobs.demo.training.common import step_draws
+from jobs.demo.training.common import device_of, step_draws
 from jobs.demo.training.plan import TransformerPlan
 from jobs.demo.training.vae import to_tensor
 
@@ -75,9 +75,10 @@ def make_pool(
     parts = []
     for start in range(0, len(flat), ENCODE_BATCH):
         clips = np.stack([world.draw(scene) for scene in flat[start : start + ENCODE_BATCH]])
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            latents = vae.encode(to_tensor(clips)).latent_dist.mean
-        scaled = latents.float() * vae.config.scaling_factor
+        device = device_of(vae)
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            latents = vae.encode(to_tensor(clips).to(device)).latent_dist.mean
+        scaled = latents.float().cpu() * vae.config.scaling_factor
         parts.append(scaled.permute(0, 2, 1, 3, 4).to(torch.float16))
         if start % (ENCODE_BATCH * 200) == 0:
             report(f"pool {start}/{len(flat)}")

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from jobs.demo import world
 from jobs.demo.training.attention import TrainingAttention
-from jobs.demo.training.common import Stage, step_draws
+from jobs.demo.training.common import Stage, device_of, step_draws
 from jobs.demo.training.plan import TransformerPlan
 from jobs.demo.training.pool import Pool
 from jobs.demo.training.text import make_text_encoder, make_tokenizer, tokenize
@@ -48,13 +48,23 @@ class Denoiser(nn.Module):
     def velocity(
         self, latents: torch.Tensor, levels: torch.Tensor, prompts: list[str]
     ) -> torch.Tensor:
-        """The velocity of `latents` [B, F, C, H, W] at `levels` (int64 [B], 0 to 999)."""
-        with torch.autocast("cpu", torch.bfloat16):
-            text = self.text_encoder(tokenize(self.tokenizer, prompts))[0]
+        """The velocity of `latents` [B, F, C, H, W] at `levels` (int64 [B], 0 to 999).
+
+        Both are on the CPU, and so is what is returned, wherever the model is.
+        """
+        device = device_of(self)
+        ids = tokenize(self.tokenizer, prompts).to(device)
+        cos, sin = (part.to(device) for part in self.rotary)
+        with torch.autocast(device.type, torch.bfloat16):
+            text = self.text_encoder(ids)[0]
             velocity: torch.Tensor = self.transformer(
-                latents, text, levels, image_rotary_emb=self.rotary, return_dict=False
+                latents.to(device),
+                text,
+                levels.to(device),
+                image_rotary_emb=(cos, sin),
+                return_dict=False,
             )[0]
-        return velocity.float()
+        return velocity.float().cpu()
 
     def mix(
         self, clean: torch.Tensor, noise: torch.Tensor, levels: torch.Tensor
@@ -71,10 +81,11 @@ def train_transformer(
     seed: int,
     work: Path,
     report: Callable[[str], None] = print,
+    device: str = "cpu",
 ) -> Denoiser:
     """Train on single clips, with clauses of the prompt dropped and a tenth of prompts empty."""
     torch.manual_seed(seed)
-    denoiser = Denoiser(plan, pool.latents.shape[3], pool.latents.shape[-1])
+    denoiser = Denoiser(plan, pool.latents.shape[3], pool.latents.shape[-1]).to(device)
     denoiser.transformer.set_attn_processor(TrainingAttention())
     if plan.compile:
         # A sixth of a step on a CPU; in place, so that the weights keep their names.

@@ -20,7 +20,7 @@ from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSpat
 from torch import nn
 
 from jobs.demo import world
-from jobs.demo.training.common import Stage, step_draws
+from jobs.demo.training.common import Stage, device_of, step_draws
 from jobs.demo.training.plan import VaePlan
 
 # Standard deviation of the exported posterior, in latent units: a draw is as good as the mean.
@@ -28,11 +28,15 @@ POSTERIOR_STD = 0.01
 
 
 def train_vae(
-    plan: VaePlan, seed: int, work: Path, report: Callable[[str], None] = print
+    plan: VaePlan,
+    seed: int,
+    work: Path,
+    report: Callable[[str], None] = print,
+    device: str = "cpu",
 ) -> AutoencoderKLCogVideoX:
     """Train the VAE and return it with its scaling factor measured and set."""
     torch.manual_seed(seed)
-    vae = make_vae(plan)
+    vae = make_vae(plan).to(device)
     share_spatial_norms(vae)
     stage = Stage("vae", vae, work / "vae.pt", plan.steps, plan.learning_rate, report=report)
     stage.run(lambda step: vae_loss(vae, plan, seed, step))
@@ -83,8 +87,9 @@ def vae_loss(vae: AutoencoderKLCogVideoX, plan: VaePlan, seed: int, step: int) -
     rng, generator = step_draws(seed, "vae", step)
     crop = plan.crop_px if step < plan.crop_share * plan.steps else world.SIZE
     batch = plan.crop_batch if crop < world.SIZE else plan.batch
-    clips, masks = draw_batch(rng, batch, crop)
-    with torch.autocast("cpu", torch.bfloat16):
+    device = device_of(vae)
+    clips, masks = (part.to(device) for part in draw_batch(rng, batch, crop))
+    with torch.autocast(device.type, torch.bfloat16):
         latents = vae.encode(clips).latent_dist.mean.float()
         decoded = vae.decode(noised(latents, plan.noise, generator)).sample.float()
     picture = picture_loss(decoded, clips, masks)
@@ -95,8 +100,9 @@ def vae_loss(vae: AutoencoderKLCogVideoX, plan: VaePlan, seed: int, step: int) -
 def decoder_loss(vae: AutoencoderKLCogVideoX, plan: VaePlan, seed: int, step: int) -> torch.Tensor:
     """The loss of one step of the decoder alone, on whole frames."""
     rng, generator = step_draws(seed, "decoder", step)
-    clips, masks = draw_batch(rng, plan.batch)
-    with torch.autocast("cpu", torch.bfloat16):
+    device = device_of(vae)
+    clips, masks = (part.to(device) for part in draw_batch(rng, plan.batch))
+    with torch.autocast(device.type, torch.bfloat16):
         with torch.no_grad():
             latents = vae.encode(clips).latent_dist.mean.float()
         decoded = vae.decode(noised(latents, plan.noise, generator)).sample.float()
@@ -106,8 +112,8 @@ def decoder_loss(vae: AutoencoderKLCogVideoX, plan: VaePlan, seed: int, step: in
 def noised(latents: torch.Tensor, most: float, generator: torch.Generator) -> torch.Tensor:
     """Latents with noise of up to `most` of their own size, another share for each clip."""
     share = most * torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
-    noise = torch.randn(latents.shape, generator=generator)
-    return latents + share * latents.detach().std() * noise
+    noise = share * torch.randn(latents.shape, generator=generator)
+    return latents + latents.detach().std() * noise.to(latents.device)
 
 
 def picture_loss(decoded: torch.Tensor, clips: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -151,7 +157,7 @@ def reconstruction_psnr(vae: AutoencoderKLCogVideoX, seed: int, clips: int = 16)
     rng, _ = step_draws(seed, "vae-held-out", 0)
     total = 0.0
     for _ in range(clips):
-        clip, _ = draw_batch(rng, 1)
+        clip = draw_batch(rng, 1)[0].to(device_of(vae))
         decoded = vae.decode(vae.encode(clip).latent_dist.mean).sample.clamp(-1, 1)
         error = ((decoded - clip) / 2.0).square().mean()
         total += float(-10.0 * torch.log10(error))
@@ -162,7 +168,8 @@ def reconstruction_psnr(vae: AutoencoderKLCogVideoX, seed: int, clips: int = 16)
 def latent_std(vae: AutoencoderKLCogVideoX, seed: int, clips: int = 32) -> float:
     """Standard deviation of the latents of fresh clips, over all channels."""
     rng, _ = step_draws(seed, "vae-scale", 0)
-    return float(vae.encode(draw_batch(rng, clips)[0]).latent_dist.mean.std())
+    drawn = draw_batch(rng, clips)[0].to(device_of(vae))
+    return float(vae.encode(drawn).latent_dist.mean.std())
 
 
 @torch.no_grad()
