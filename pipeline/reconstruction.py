@@ -36,7 +36,7 @@ class Edit:
 
     prompt: str
     negative_prompt: str = ""
-    guidance_scale: float = 3.0
+    guidance_scale: float = 2.0
     seed: int = 0
     source_prompt: str = ""
 

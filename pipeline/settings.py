@@ -115,7 +115,7 @@ class Reconstruction:
     """
 
     start: Start = 0.6
-    guidance_scale: Annotated[float, Ge(0), Le(100)] = 3.0
+    guidance_scale: Annotated[float, Ge(0), Le(100)] = 2.0
     negative_prompt: str = ""
     reference: Literal["null", "shared", "source", "script", "none"] = "null"
     inject_steps: tuple[Fraction, Fraction] = (0.0, 1.0)

@@ -48,7 +48,7 @@ class TransformerPlan:
     compile: bool = False
     inverted_scenes: int = 1200
     inverted_share: float = 0.6
-    reference_steps: int = 5000
+    reference_steps: int = 6000
     reference_batch: int = 12
     reference_learning_rate: float = 1e-3
     reference_muon_rate: float = 4e-3
@@ -61,7 +61,7 @@ class Plan:
 
     vae: VaePlan = field(default_factory=VaePlan)
     transformer: TransformerPlan = field(default_factory=TransformerPlan)
-    minutes: float = 78.0
+    minutes: float = 88.0
 
     def scaled(self, minutes: float) -> Plan:
         """The same recipe with every number of steps scaled to take about `minutes`."""

@@ -13,8 +13,8 @@ reference is a plain forward of the source clip at the same level. Four things a
 
 Colours and backgrounds are learned first, in a few hundred steps. A new shape needs to know where
 the middle of the old one is, and among edits of all kinds its word is not learned at all. So the
-steps between a third and three fifths of the stage are nearly all edits of a shape alone, mostly at
-the level that they start from, where nothing else tells the shape; after that half of them are.
+steps between a quarter and a half of the stage are nearly all edits of a shape alone, mostly at the
+level that they start from, where nothing else tells the shape; after that half of them are.
 
 The reference half is a plain forward, so with its own or the empty prompt, and noise that was mixed
 in, it is trained as one, and plain sampling stays what it was.
@@ -47,7 +47,7 @@ SAME_SHAPES = 0.35
 FRESH_NOISE = 0.1
 FROM_THE_TOP = 0.2
 JUST_LEFT = 0.4
-SHAPES_FROM, SHAPES_TO = 0.33, 0.6
+SHAPES_FROM, SHAPES_TO = 0.28, 0.5
 SHAPES_ALONE = 0.85
 JUST_LEFT_WITH_SHAPES = 0.8
 SHAPES_ALONE_LATER = 0.45
@@ -104,6 +104,19 @@ def reference_loss(
         rng, pool, inverted, len(trajectories), shapes_alone
     )
 
+    edit_prompts, reference_prompts, plain = [], [], ~inverted
+    for i, (scene, of_source, of_edit) in enumerate(
+        zip(scenes, source_looks, edit_looks, strict=True)
+    ):
+        looks = pool.looks[scene]
+        edit_prompts.append(training_prompt(looks[of_edit], rng))
+        prompt, own = reference_prompt(looks[of_source], edit_prompts[-1], rng)
+        reference_prompts.append(prompt)
+        plain[i] &= own
+    # Nothing asked, nothing changed: guidance then pushes away from the source where the edit is to
+    # differ, and nowhere else.
+    edit_looks = np.where([prompt == "" for prompt in edit_prompts], source_looks, edit_looks)
+
     # One posterior noise for both: what is not edited is to be copied to the last digit.
     drawn = torch.Generator().manual_seed(int(rng.integers(2**62)))
     shift = with_latent_noise(torch.zeros(batch, *pool.latents.shape[2:]), plan, drawn)
@@ -122,16 +135,6 @@ def reference_loss(
     fresh = torch.from_numpy(rng.random(batch) < FRESH_NOISE).view(-1, 1, 1, 1, 1)
     edit_noise = torch.where(fresh, torch.randn(noise.shape, generator=generator), edit_noise)
     noisy_edit, edit_target = denoiser.mix(edit, edit_noise, torch.from_numpy(levels))
-
-    edit_prompts, reference_prompts, plain = [], [], ~inverted
-    for i, (scene, of_source, of_edit) in enumerate(
-        zip(scenes, source_looks, edit_looks, strict=True)
-    ):
-        looks = pool.looks[scene]
-        edit_prompts.append(training_prompt(looks[of_edit], rng))
-        prompt, own = reference_prompt(looks[of_source], edit_prompts[-1], rng)
-        reference_prompts.append(prompt)
-        plain[i] &= own
 
     velocity = denoiser.velocity(
         torch.cat([noisy_edit, noisy_source]),
