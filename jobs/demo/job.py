@@ -31,8 +31,8 @@ CLIPS: dict[str, tuple[Scene, dict[str, Scene]]] = {
     "yellow-cross": (
         YELLOW_CROSS,
         {
-            "purple": world.with_colour(YELLOW_CROSS, "purple"),
-            "on-white": world.with_background(YELLOW_CROSS, "white"),
+            "square": world.with_shape(YELLOW_CROSS, "square"),
+            "ring": world.with_shape(YELLOW_CROSS, "ring"),
         },
     ),
 }
