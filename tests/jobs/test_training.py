@@ -224,8 +224,8 @@ def test_a_pool_without_pairs_of_shapes_alone_gives_others() -> None:
 
 def test_shapes_are_taught_alone_after_colours_and_before_all_together() -> None:
     assert curriculum(0.1)[0] == 0.0
-    assert curriculum(0.5)[0] > curriculum(0.9)[0] > 0.0
-    assert curriculum(0.5)[1] > curriculum(0.9)[1] == curriculum(0.1)[1]
+    assert curriculum(0.4)[0] > curriculum(0.9)[0] > 0.0
+    assert curriculum(0.4)[1] > curriculum(0.9)[1] == curriculum(0.1)[1]
 
 
 def test_object_places_hold_every_shape_and_little_else() -> None:

@@ -135,7 +135,8 @@ def test_a_trajectory_that_its_dtype_cannot_hold_is_refused_with_the_way_out(
     settings: EditingSettings, request_: VideoRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = a_process(settings)
-    monkeypatch.setattr(process.codec, "encode", lambda *_: torch.full((3, 16, 4, 6), 7e4))
+    encode = process.codec.encode
+    monkeypatch.setattr(process.codec, "encode", lambda *how: torch.full_like(encode(*how), 7e4))
     with pytest.raises(RowError, match="fp16 holds; run the job with trajectory.dtype: bf16") as no:
         invert_video(process, request_)
     assert no.value.code == ErrorCode.NOT_FINITE
