@@ -49,7 +49,7 @@ def test_validate_shows_what_a_job_is_going_to_do(tmp_path: Path) -> None:
     )
     assert (status, said) == (0, f"{manifest}: 1 videos, 2 edits\n")
     job = tmp_path / "job.yaml"
-    job.write_text(yaml.safe_dump({"manifest": manifest, "output": str(tmp_path / "out")}))
+    job.write_text(yaml.safe_dump({"manifest": manifest, "output": str(tmp_path / "out [/b]")}))
     status, said = retake("validate", str(job), "--set", "inversion.steps=7")
     assert status == 0
     assert "1 videos, 2 edits" in said
@@ -59,7 +59,7 @@ def test_validate_shows_what_a_job_is_going_to_do(tmp_path: Path) -> None:
     status, said = retake("validate", str(job), *(f"--set={change}" for change in changes))
     assert "ddim, 7 of 7 steps, 7 forwards, once for each video" in said
     assert "7 steps from inverted" in said
-    assert not (tmp_path / "out/results").exists()
+    assert not (tmp_path / "out [/b]/results").exists()
 
 
 @pytest.mark.parametrize(

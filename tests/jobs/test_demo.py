@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from diffusers import CogVideoXPipeline
 
 from cluster.results import read_parts
 from jobs.demo import world
@@ -21,6 +20,7 @@ from jobs.spec import parse_job
 from pipeline import Editor, Inversion, load
 from pipeline.storage import Folder
 from pipeline.video import read_clip
+from tests.jobs.test_training import sample
 
 STEPS = 25
 
@@ -51,18 +51,7 @@ def test_writing_the_demo_again_leaves_its_clips_as_they_are(tmp_path: Path) -> 
 def test_the_embedded_checkpoint_is_small_and_diffusers_samples_from_it() -> None:
     folder = Path(str(resources.files("jobs.demo") / "checkpoint"))
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 12e6
-    pipeline = CogVideoXPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    frames = pipeline(
-        "a red ring moving right on a white background",
-        num_frames=world.FRAMES,
-        height=world.SIZE,
-        width=world.SIZE,
-        num_inference_steps=2,
-        max_sequence_length=pipeline.tokenizer.model_max_length,
-        output_type="np",
-    ).frames
-    assert frames.shape == (1, world.FRAMES, world.SIZE, world.SIZE, 3)
+    assert sample(folder).shape == (1, world.FRAMES, world.SIZE, world.SIZE, 3)
 
 
 @pytest.mark.parametrize("name", CLIPS)

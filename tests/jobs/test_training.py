@@ -55,18 +55,24 @@ def denoiser() -> Denoiser:
     return model
 
 
-def test_the_recipe_writes_a_folder_that_loads_and_samples(trained: Path) -> None:
-    pipeline = CogVideoXPipeline.from_pretrained(trained)
+def sample(folder: Path) -> np.ndarray:
+    """A clip [1, F, H, W, 3] that diffusers' own pipeline samples from a folder, in two steps."""
+    pipeline = CogVideoXPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    frames = pipeline(
+    frames: np.ndarray = pipeline(
         "a red ring moving right on a white background",
         num_frames=world.FRAMES,
         height=world.SIZE,
         width=world.SIZE,
         num_inference_steps=2,
-        max_sequence_length=TINY.transformer.text_tokens,
+        max_sequence_length=pipeline.tokenizer.model_max_length,
         output_type="np",
     ).frames
+    return frames
+
+
+def test_the_recipe_writes_a_folder_that_loads_and_samples(trained: Path) -> None:
+    frames = sample(trained)
     assert frames.shape == (1, world.FRAMES, world.SIZE, world.SIZE, 3)
     assert np.isfinite(frames).all()
 

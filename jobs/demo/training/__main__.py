@@ -2,7 +2,7 @@
 
 Stopped and started again with the same `--output` (or `--work`), it goes on where it was; a work
 folder of another seed or another plan is refused, and `--fresh` starts over. `--minutes` scales
-every stage; the default is what the shipped checkpoint took.
+every stage; the default is the whole recipe.
 """
 
 from __future__ import annotations

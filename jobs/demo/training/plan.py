@@ -57,7 +57,8 @@ class TransformerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole recipe. `minutes` is what it takes on two free CPU cores with bfloat16."""
+    """The whole recipe. `minutes` is what it takes on two free CPU cores with bfloat16, as added up
+    from the time of a step of each stage."""
 
     vae: VaePlan = field(default_factory=VaePlan)
     transformer: TransformerPlan = field(default_factory=TransformerPlan)
