@@ -206,16 +206,18 @@ def test_pairs_keep_their_geometry_and_most_change_a_shape() -> None:
     assert (sources[~inverted] > 0).any()
 
 
-def test_pairs_of_shapes_alone_differ_in_shapes_and_in_nothing_else() -> None:
+def test_pairs_of_shapes_alone_differ_in_shapes_or_not_at_all() -> None:
     looks = tuple(scene_looks(seed=2, index=index, looks=3) for index in range(60))
     pool = Pool(torch.zeros(60, 3, 1, 1, 1, 1), looks)
     inverted = np.arange(100) < 50
     found = draw_pairs(np.random.default_rng(0), pool, inverted, trajectories=40, shapes_alone=1.0)
+    assert 0.1 < np.mean(found[1] == found[2]) < 0.4
     for place, (scene, source, edit) in enumerate(zip(*found, strict=True)):
         one, other = looks[scene][source], looks[scene][edit]
         assert one.background == other.background
         assert [each.colour for each in one.objects] == [each.colour for each in other.objects]
-        assert [each.shape for each in one.objects] != [each.shape for each in other.objects]
+        same = [each.shape for each in one.objects] == [each.shape for each in other.objects]
+        assert same == (source == edit)
         assert not inverted[place] or (source == 0 and scene < 40)
 
 

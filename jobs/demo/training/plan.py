@@ -23,7 +23,7 @@ class VaePlan:
     crop_batch: int = 14
     batch: int = 4
     learning_rate: float = 2e-3
-    decoder_steps: int = 400
+    decoder_steps: int = 800
     decoder_learning_rate: float = 1e-3
     noise: float = 0.3
 

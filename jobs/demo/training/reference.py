@@ -14,7 +14,9 @@ reference is a plain forward of the source clip at the same level. Four things a
 Colours and backgrounds are learned first, in a few hundred steps. A new shape needs to know where
 the middle of the old one is, and among edits of all kinds its word is not learned at all. So the
 steps between a quarter and a half of the stage are nearly all edits of a shape alone, mostly at the
-level that they start from, where nothing else tells the shape; after that half of them are.
+level that they start from, where nothing else tells the shape; after that half of them are. A part
+of these ask for the shape that is there: taught on changes alone, a ring in the source speaks
+against the word "ring", and an edit that names it loses it.
 
 The reference half is a plain forward, so with its own or the empty prompt, and noise that was mixed
 in, it is trained as one, and plain sampling stays what it was.
@@ -41,7 +43,7 @@ from jobs.demo.training.transformer import (
     with_latent_noise,
 )
 
-SAME_LOOK = 0.06
+SAME_LOOK = 0.2
 OTHER_BACKGROUND = 0.4
 SAME_SHAPES = 0.35
 FRESH_NOISE = 0.1
@@ -51,6 +53,7 @@ SHAPES_FROM, SHAPES_TO = 0.28, 0.5
 SHAPES_ALONE = 0.85
 JUST_LEFT_WITH_SHAPES = 0.8
 SHAPES_ALONE_LATER = 0.45
+SHAPE_AS_IT_IS = 0.25
 LOWEST_START = 350
 EDIT_PROMPT_REFERENCE = 0.25
 SOURCE_PROMPT_REFERENCE = 0.35
@@ -202,9 +205,9 @@ def draw_pairs(
     """Scenes, and the looks of source and edit: mostly two different ones, sometimes one twice.
 
     A source that is `inverted` (bool [B]) is the first look of one of the first `trajectories`
-    scenes. A share `shapes_alone` of the pairs differs in shapes and in nothing else. Of the others
-    those with another shape, the hardest to learn, are kept more often, and those with another
-    background, the easiest, less often.
+    scenes. A share `shapes_alone` of the pairs differs in shapes and in nothing else, or is one of
+    these looks twice. Of the others those with another shape, the hardest to learn, are kept more
+    often, and those with another background, the easiest, less often.
     """
     pairs: list[tuple[int, int, int]] = []
     alone = rng.random(len(inverted)) < shapes_alone
@@ -216,7 +219,8 @@ def draw_pairs(
                 known = known[(known[:, 0] < trajectories) & (known[:, 1] == 0)]
             if len(known):
                 scene, source, edit = (int(index) for index in known[rng.integers(len(known))])
-                pairs.append((scene, source, edit))
+                asked = source if rng.random() < SHAPE_AS_IT_IS else edit
+                pairs.append((scene, source, asked))
                 continue
         scene = int(rng.integers(trajectories if first_only else len(pool.looks)))
         looks = pool.looks[scene]
