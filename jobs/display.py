@@ -89,12 +89,14 @@ def show_plan(prepared: Prepared, console: Console | None = None) -> None:
         f"{spec.inversion.method}, {top} of {schedule.steps} steps, "
         f"{spec.inversion.evaluations(top)} forwards, once for each video",
     )
-    start = spec.reconstruction.start
+    walk = spec.reconstruction
+    first, scale = walk.start_level(schedule), walk.guidance_scale
+    guided = sum(walk.guidance(scale, schedule, level) > 1 for level in range(first, 0, -1))
     table.add_row(
         "reconstruction",
-        f"{spec.reconstruction.start_level(schedule)} steps from "
-        f"{start if isinstance(start, str) else f'{start:g} of the levels'}, reference "
-        f"{spec.reconstruction.reference}, guidance {spec.reconstruction.guidance_scale:g}",
+        f"{first} steps from "
+        f"{walk.start if isinstance(walk.start, str) else f'{walk.start:g} of the levels'}, "
+        f"reference {walk.reference}, guidance {scale:g} in {guided} of them",
     )
     table.add_row("output", escape(prepared.job.editing.output))
     console.print(table)

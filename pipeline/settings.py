@@ -104,11 +104,14 @@ class Reconstruction:
             same numbers, for comparison), `none` for no reference attention.
         inject_steps: the window of the walked steps with reference attention, as fractions.
         inject_blocks: the transformer blocks first <= i < last with it; all by default.
-        guidance_interval: guidance is applied at levels within these fractions (Kynkaanniemi et
-            al., "Applying Guidance in a Limited Interval", 2024).
+        guidance_steps: the window of the walked steps with guidance, as fractions. What an edit
+            is to be is decided in the first ones; guidance in the last ones costs time and draws
+            the rest of the picture away from its source (Kynkaanniemi et al., "Applying Guidance
+            in a Limited Interval", 2024, find the same of images).
         dynamic_guidance: let guidance grow from 1 to 1 + scale along the steps. The formula is that
             of diffusers' `use_dynamic_cfg`, with the step's number in the place of `num_steps - t`,
             where diffusers takes the training timestep for t. A scale of 1 or less stays as it is.
+            It needs `guidance_steps` to reach the last step.
         residual: add at each step what the reference's own step misses of the trajectory
             (DirectInversion, Ju et al., ICLR 2024).
         edits_at_once: K, the edits of a video that walk in lockstep and share its reference.
@@ -120,7 +123,7 @@ class Reconstruction:
     reference: Literal["null", "shared", "source", "script", "none"] = "null"
     inject_steps: tuple[Fraction, Fraction] = (0.0, 1.0)
     inject_blocks: tuple[Annotated[int, Ge(0)], Annotated[int, Ge(0)]] | None = None
-    guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
+    guidance_steps: tuple[Fraction, Fraction] = (0.0, 0.4)
     dynamic_guidance: bool = False
     residual: bool = False
     edits_at_once: Annotated[int, Ge(1), Le(64)] = 4
@@ -133,10 +136,15 @@ class Reconstruction:
                 f"start is {start!r}; expected {' or '.join(START_NAMES)}, or a fraction of "
                 "the levels above 0 and at most 1"
             )
-        for name in ("inject_steps", "inject_blocks", "guidance_interval"):
+        for name in ("inject_steps", "inject_blocks", "guidance_steps"):
             window = getattr(self, name)
             if window is not None and window[0] > window[1]:
                 raise ValueError(f"{name} is {list(window)}: its first number is above its last")
+        if self.dynamic_guidance and self.guidance_steps[1] < 1:
+            raise ValueError(
+                f"dynamic_guidance grows in the last steps, and guidance_steps is "
+                f"{list(self.guidance_steps)}; make it [0, 1]"
+            )
 
     def start_level(self, schedule: Schedule) -> int:
         """The level that the walk starts from."""
@@ -154,8 +162,7 @@ class Reconstruction:
         nowhere = self.inject_blocks is not None and self.inject_blocks[0] == self.inject_blocks[1]
         if self.reference == "none" or nowhere:
             return False
-        first, last = self.inject_steps
-        return round(first * top) <= top - level < round(last * top)
+        return _in_window(self.inject_steps, top, level)
 
     def guidance(self, scale: float, schedule: Schedule, level: int) -> float:
         """The guidance scale of the step down from `level`, of an edit's own scale.
@@ -164,13 +171,18 @@ class Reconstruction:
         """
         if scale <= 1:
             return scale
-        low, high = self.guidance_interval
-        if not low <= level / schedule.steps <= high:
+        if not _in_window(self.guidance_steps, self.start_level(schedule), level):
             return 1.0
         if not self.dynamic_guidance:
             return scale
         progress = (schedule.steps - level) / schedule.steps
         return 1 + scale * (1 - math.cos(math.pi * progress**5)) / 2
+
+
+def _in_window(window: tuple[float, float], top: int, level: int) -> bool:
+    """Whether the step down from `level`, on a walk from `top`, is in a window of its steps."""
+    first, last = window
+    return first <= (top - level) / top < last
 
 
 @dataclass(frozen=True)

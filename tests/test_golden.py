@@ -50,7 +50,7 @@ class Case:
             lambda level: self.trajectory[level],
             [self.edit],
             self.schedule,
-            Reconstruction(start="noise", reference=reference),
+            Reconstruction(start="noise", reference=reference, guidance_steps=(0, 1)),
             noise=self.expected["noise"],
             on_step=lambda _, x: steps.append(x[0]),
         )

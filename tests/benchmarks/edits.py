@@ -46,7 +46,8 @@ SEED = 20_261_122
 STEPS = 25
 EDITS = 5
 """Of each clip, made at once."""
-SCRIPT = {"start": "noise", "reference": "script", "guidance_scale": 6}
+EVERYWHERE = {"guidance_steps": [0, 1]}
+SCRIPT = {"start": "noise", "reference": "script", "guidance_scale": 6, **EVERYWHERE}
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -62,7 +63,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "guidance 1.5": {"reconstruction": {"guidance_scale": 1.5}},
     "guidance 3": {"reconstruction": {"guidance_scale": 3}},
     "guidance 6": {"reconstruction": {"guidance_scale": 6}},
-    "dynamic guidance": {"reconstruction": {"dynamic_guidance": True}},
+    "guidance in all steps": {"reconstruction": EVERYWHERE},
+    "guidance 3 in all steps": {"reconstruction": {"guidance_scale": 3, **EVERYWHERE}},
+    "dynamic guidance": {"reconstruction": {"dynamic_guidance": True, **EVERYWHERE}},
     "reference shared": {"reconstruction": {"reference": "shared"}},
     "reference source": {"reconstruction": {"reference": "source"}},
     "reference none": {"reconstruction": {"reference": "none"}},

@@ -132,7 +132,7 @@ def test_every_setting_is_explained_where_it_is_defined() -> None:
 @pytest.mark.parametrize(
     ("section", "values", "complaint"),
     [
-        ("reconstruction", {"guidance_interval": [0.9, 0.1]}, "guidance_interval is [0.9, 0.1]"),
+        ("reconstruction", {"guidance_steps": [0.9, 0.1]}, "guidance_steps is [0.9, 0.1]"),
         ("reconstruction", {"inject_steps": [0.8, 0.2]}, "its first number is above its last"),
         ("reconstruction", {"inject_blocks": [9, 3]}, "inject_blocks is [9, 3]"),
         ("cluster", {"start_deadline_s": float("inf")}, "cluster.start_deadline_s: is inf"),

@@ -84,6 +84,8 @@ def test_the_folder_names_no_local_path_and_tells_how_it_was_trained(trained: Pa
         assert str(trained.parent) not in text, path
     index = json.loads((trained / "model_index.json").read_text(encoding="utf-8"))
     assert index["tokenizer"] == ["transformers", "PreTrainedTokenizerFast"]
+    tokenizer = json.loads((trained / "tokenizer/tokenizer.json").read_text(encoding="utf-8"))
+    assert tokenizer["padding"] is tokenizer["truncation"] is None
     card = (trained / "README.md").read_text(encoding="utf-8")
     for said in ("reference attention", "--seed 5", "license: apache-2.0", "dB"):
         assert said in card
@@ -180,7 +182,7 @@ def test_looks_of_a_pool_share_their_geometry() -> None:
         assert [one.path for one in other.objects] == [one.path for one in first.objects]
 
 
-def test_pairs_keep_their_geometry_and_most_change_a_shape() -> None:
+def test_pairs_keep_their_geometry_and_about_half_change_a_shape_and_a_third_nothing() -> None:
     looks = tuple(scene_looks(seed=2, index=index, looks=3) for index in range(60))
     pool = Pool(torch.zeros(60, 3, 1, 1, 1, 1), looks)
     inverted = np.arange(400) < 200
@@ -197,8 +199,8 @@ def test_pairs_keep_their_geometry_and_most_change_a_shape() -> None:
         [one.shape for one in source.objects] != [one.shape for one in edit.objects]
         for source, edit in pairs
     ]
-    assert 0.55 < np.mean(reshaped) < 0.9
-    assert 0.02 < np.mean(sources == edits) < 0.2
+    assert 0.35 < np.mean(reshaped) < 0.65
+    assert 0.2 < np.mean(sources == edits) < 0.45
     # Only the first look of the first scenes was inverted.
     assert (scenes[inverted] < 20).all()
     assert (sources[inverted] == 0).all()

@@ -80,7 +80,8 @@ def test_a_video_is_inverted_stored_edited_and_certified(
         with (Path(settings.output) / str(edit.output)).open("rb") as file:
             clip = read_clip(file, name="edit", height=32, width=48, frames=9)
         assert len(clip.frames) == 9
-        assert edit.forwards == {"plain": 1.0, "injected": 4.0}
+        # The first of two steps is guided.
+        assert edit.forwards == {"plain": 1.0, "injected": 3.0}
         for name in ("flicker", "motion_agreement", "clipped_fraction", "largest_residual"):
             assert math.isfinite(edit.metrics[name] or 0.0)
             assert edit.metrics[name] is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,7 +25,8 @@ from tests.small_models import FAMILIES, make_transformer, scheduler
 
 STEPS = 4
 PROMPTS = ("", "negative", "source", *(f"edit {i}" for i in range(8)))
-FROM_NOISE = Reconstruction(start="noise", reference="shared")
+GUIDED = Reconstruction(start="noise", guidance_steps=(0, 1))
+FROM_NOISE = replace(GUIDED, reference="shared")
 EDITS = [
     Edit("edit 0", guidance_scale=6.0, seed=3),
     Edit("edit 1", "negative", guidance_scale=2.5, seed=4),
@@ -155,31 +157,31 @@ def test_seeded_noise_is_standard_normal_and_its_seeds_own() -> None:
 S, C = STEPS, 1.49
 PLANS: dict[str, tuple[Reconstruction, Callable[[int], float]]] = {
     "invert once": (
-        Reconstruction(start="noise", reference="script"),
+        replace(GUIDED, reference="script"),
         lambda n: S / n + S * (2 + 2 * C),
     ),
     "shared": (
-        Reconstruction(start="noise", reference="shared"),
+        replace(GUIDED, reference="shared"),
         lambda n: 2 * S / n + S * (1 + 2 * C),
     ),
     "null": (
-        Reconstruction(start="noise", reference="null"),
+        GUIDED,
         lambda n: 2 * S / n + 2 * S * C,
     ),
     "null in the first half": (
-        Reconstruction(start="noise", reference="null", inject_steps=(0, 0.5)),
+        replace(GUIDED, inject_steps=(0, 0.5)),
         lambda n: (S + S / 2) / n + S * C + S,
     ),
     "shared from half of the levels": (
-        Reconstruction(start=0.5, reference="shared"),
+        replace(GUIDED, start=0.5, reference="shared"),
         lambda n: 0.5 * (2 * S / n + S * (1 + 2 * C)),
     ),
     "null from half of the levels": (
-        Reconstruction(start=0.5, reference="null"),
+        replace(GUIDED, start=0.5),
         lambda n: 0.5 * (2 * S / n + 2 * S * C),
     ),
     "null from half of the levels, in the first half": (
-        Reconstruction(start=0.5, reference="null", inject_steps=(0, 0.5)),
+        replace(GUIDED, start=0.5, inject_steps=(0, 0.5)),
         lambda n: 0.5 * ((S + S / 2) / n + S * C + S),
     ),
 }
@@ -253,16 +255,24 @@ def test_guidance_mixes_the_halves_in_the_given_proportion(video: Video) -> None
     assert (positive - negative).abs().max() > 0.01
 
 
-def test_outside_of_the_guidance_interval_there_is_no_guidance_and_no_cost(video: Video) -> None:
+def test_outside_of_the_guided_steps_there_is_no_guidance_and_no_cost() -> None:
     schedule = schedule_from_config(scheduler(), 10)
-    settings = Reconstruction(guidance_interval=(0.25, 0.7))
-    scales = [settings.guidance(6.0, schedule, level) for level in range(1, 11)]
-    assert scales == [1, 1, 6, 6, 6, 6, 6, 1, 1, 1]
+    walk = replace(GUIDED, guidance_steps=(0.25, 0.7), reference="none")
+    scales = [walk.guidance(6.0, schedule, level) for level in range(10, 0, -1)]
+    assert scales == [1, 1, 1, 6, 6, 6, 6, 1, 1, 1]
     model = small_model(num_layers=1)
     trajectory = torch.zeros(11, 3, 16, 8, 12)
-    walk = replace(settings, start="noise", reference="none")
     reconstruct(model, lambda level: trajectory[level], EDITS[:1], schedule, walk)
-    assert model.forwards.plain == 10 + 5
+    assert model.forwards.plain == 10 + 4
+
+
+@pytest.mark.parametrize("start", [0.04, 0.1, 0.6, "inverted"])
+def test_the_first_step_of_every_walk_is_guided_by_default(start: Any) -> None:
+    schedule = schedule_from_config(scheduler(), 25)
+    walk = Reconstruction(start=start)
+    top = walk.start_level(schedule)
+    guided = [level for level in range(top, 0, -1) if walk.guidance(6.0, schedule, level) > 1]
+    assert guided == list(range(top, top - math.ceil(0.4 * top), -1))
 
 
 # Start

@@ -62,7 +62,7 @@ def test_every_latent_of_both_walks_is_the_scripts(name: str) -> None:
         lambda level: ours[level],
         [Edit("edit", guidance_scale=scale)],
         schedule,
-        Reconstruction(start="noise", reference="script"),
+        Reconstruction(start="noise", reference="script", guidance_steps=(0, 1)),
         noise=noise,
         on_step=lambda _, x: reached.append(x[0]),
     )

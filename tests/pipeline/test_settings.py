@@ -20,6 +20,8 @@ from pipeline.settings import (
 )
 from tests.small_models import scheduler
 
+DYNAMIC = Reconstruction(start="noise", dynamic_guidance=True, guidance_steps=(0, 1))
+
 
 @pytest.mark.parametrize(
     ("make", "field", "wrong", "known"),
@@ -55,9 +57,14 @@ def test_every_start_that_the_settings_tell_of_is_taken(start: Any) -> None:
     assert Reconstruction(start=start).start == start
 
 
+def test_dynamic_guidance_needs_the_last_steps() -> None:
+    with pytest.raises(ValueError, match=r"guidance_steps is \[0.0, 0.4\]; make it \[0, 1\]"):
+        Reconstruction(dynamic_guidance=True)
+
+
 @given(steps=st.integers(1, 100), scale=st.floats(1, 20, exclude_min=True))
 def test_dynamic_guidance_grows_from_1_towards_1_and_the_scale(steps: int, scale: float) -> None:
-    scales = guidance_of_steps(Reconstruction(dynamic_guidance=True), steps, scale)
+    scales = guidance_of_steps(DYNAMIC, steps, scale)
     assert scales[0] == 1
     assert scales == sorted(scales)
     assert scales[-1] <= 1 + scale
@@ -71,7 +78,7 @@ def test_dynamic_guidance_leaves_an_edit_without_guidance_as_it_is(
     steps: int, scale: float
 ) -> None:
     """diffusers decides by the scale that was asked for whether there is a negative half."""
-    scales = guidance_of_steps(Reconstruction(dynamic_guidance=True), steps, scale)
+    scales = guidance_of_steps(DYNAMIC, steps, scale)
     assert scales == [scale] * steps
 
 

@@ -84,7 +84,8 @@ def machine(device: str) -> str:
     """What it was trained on, for the card."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU thread(s) ({platform.machine()})"
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' if threads > 1 else ''} ({platform.machine()})"
 
 
 class Clock:

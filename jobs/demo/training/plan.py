@@ -62,7 +62,7 @@ class Plan:
 
     vae: VaePlan = field(default_factory=VaePlan)
     transformer: TransformerPlan = field(default_factory=TransformerPlan)
-    minutes: float = 88.0
+    minutes: float = 91.0
 
     def scaled(self, minutes: float) -> Plan:
         """The same recipe with every number of steps scaled to take about `minutes`."""
