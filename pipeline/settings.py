@@ -107,7 +107,7 @@ class Reconstruction:
         guidance_steps: the window of the walked steps with guidance, as fractions. What an edit
             is to be is decided in the first ones; guidance in the last ones costs time and draws
             the rest of the picture away from its source (Kynkaanniemi et al., "Applying Guidance
-            in a Limited Interval", 2024, find the same of images).
+            in a Limited Interval", 2024, find it needless at low noise in images, too).
         dynamic_guidance: let guidance grow from 1 to 1 + scale along the steps. The formula is that
             of diffusers' `use_dynamic_cfg`, with the step's number in the place of `num_steps - t`,
             where diffusers takes the training timestep for t. A scale of 1 or less stays as it is.

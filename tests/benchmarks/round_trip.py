@@ -4,7 +4,7 @@
 
 Held-out drawn clips are inverted with the empty prompt and walked down again with it, without
 guidance and without a reference, so whatever is lost was lost by the inversion. The table is
-printed and written to `round_trip.md` beside this file. Takes about two minutes of one core.
+printed and written to `round_trip.md` beside this file. Takes about ten minutes of one core.
 """
 
 from __future__ import annotations
