@@ -16,6 +16,7 @@ from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 from torch import Tensor
 
 from jobs.demo import world
+from jobs.demo.training import reference
 from jobs.demo.training.__main__ import claim, train
 from jobs.demo.training.attention import TrainingAttention
 from jobs.demo.training.common import Stage, step_draws
@@ -236,6 +237,28 @@ def test_shapes_are_taught_alone_after_colours_and_before_all_together() -> None
     assert curriculum(0.1)[0] == 0.0
     assert curriculum(0.4)[0] > curriculum(0.9)[0] > 0.0
     assert curriculum(0.4)[1] > curriculum(0.9)[1] == curriculum(0.1)[1]
+
+
+def test_an_edit_with_the_empty_prompt_is_taught_to_be_its_source(
+    denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(TINY.transformer, inverted_share=0.0, reference_batch=8)
+    looks = tuple(scene_looks(seed=2, index=index, looks=2) for index in range(8))
+    pool = Pool(torch.randn(8, 2, 3, 8, 16, 16), looks)
+    denoiser.transformer.set_attn_processor(TrainingAttention(reference=True))
+    drawn: list[np.ndarray] = []
+    take = Pool.clean
+
+    def clean(pool: Pool, scenes: np.ndarray, looks: np.ndarray) -> torch.Tensor:
+        drawn.append(looks)
+        return take(pool, scenes, looks)
+
+    monkeypatch.setattr(Pool, "clean", clean)
+    for prompt, alike in (("", True), ("a red thing", False)):
+        monkeypatch.setattr(reference, "training_prompt", lambda *_, said=prompt: said)
+        reference.reference_loss(denoiser, plan, pool, torch.zeros(1, 26, 3, 8, 16, 16), 1, 0)
+        source, edit = drawn[-2:]
+        assert np.array_equal(source, edit) == alike
 
 
 def test_object_places_hold_every_shape_and_little_else() -> None:

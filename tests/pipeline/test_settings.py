@@ -57,6 +57,13 @@ def test_every_start_that_the_settings_tell_of_is_taken(start: Any) -> None:
     assert Reconstruction(start=start).start == start
 
 
+@given(top=st.integers(1, 100), cut=st.floats(0, 1))
+def test_two_windows_that_meet_share_the_steps_of_a_walk(top: int, cut: float) -> None:
+    before, after = (Reconstruction(inject_steps=window) for window in ((0, cut), (cut, 1)))
+    for level in range(top, 0, -1):
+        assert before.injects(top, level) != after.injects(top, level)
+
+
 def test_dynamic_guidance_needs_the_last_steps() -> None:
     with pytest.raises(ValueError, match=r"guidance_steps is \[0.0, 0.4\]; make it \[0, 1\]"):
         Reconstruction(dynamic_guidance=True)

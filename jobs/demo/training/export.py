@@ -54,7 +54,8 @@ def export(
 
 
 def _name_plainly(output: Path) -> None:
-    """Take local paths out of the files, and name a tokenizer class that every version has."""
+    """Take what is of this run alone out of the files, and name a tokenizer class that every
+    version has."""
     for path in sorted(output.rglob("*.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
