@@ -24,13 +24,13 @@ from cluster import quiet  # noqa: F401 - before Ray, which reads it when it is 
 import ray  # isort: skip
 import ray.data  # isort: skip
 
-from cluster.check import CheckRows
 from cluster.garbage import tidy
 from cluster.job import CannotRun, Job
 from cluster.placement import Placement, configure, start_ray, threads
-from cluster.results import Keys, ResultWriter
+from cluster.results.ledger import Keys, ResultWriter
 from cluster.settings import GroupSettings
-from cluster.stages import EncodePrompts, FanOut, InvertVideos, ReconstructEdits
+from cluster.stages.check import CheckRows
+from cluster.stages.group import EncodePrompts, FanOut, InvertVideos, ReconstructEdits
 from pipeline.storage import Folder
 
 FLUSH_S = 5.0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cluster.job import Job
-from cluster.results import compact, read_parts
-from pipeline.index import INDEX, TrajectoryDamaged, read_index
+from cluster.results.ledger import compact, read_parts
 from pipeline.storage import Folder
+from pipeline.trajectories.index import INDEX, TrajectoryDamaged, read_index
 
 KEEP = ("always", "until_done", "never")
 

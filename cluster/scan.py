@@ -13,10 +13,10 @@ import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 
-from cluster.check import CheckRows
-from cluster.results import Keys
+from cluster.results.ledger import Keys
 from cluster.rows import default_video_id
-from cluster.work import row_digest
+from cluster.stages.blocks import row_digest
+from cluster.stages.check import CheckRows
 
 
 @dataclass(frozen=True)

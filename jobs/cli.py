@@ -103,7 +103,7 @@ def manifest(
     """Make a manifest from a folder of videos, a table, or a published benchmark's file."""
 
     def convert() -> int:
-        from jobs.make_manifest import make_manifest
+        from jobs.manifest.make import make_manifest
 
         made = make_manifest(
             source,
@@ -248,8 +248,8 @@ def main() -> None:
 def _reported(work: Callable[[], int]) -> int:
     """Run a command; a problem that a user can mend is a message, not a traceback."""
     from cluster.job import CannotRun
-    from jobs.manifest import ManifestError
-    from jobs.sources import ConvertError
+    from jobs.manifest.checks import ManifestError
+    from jobs.manifest.sources import ConvertError
     from jobs.spec import JobError
 
     try:

@@ -72,7 +72,7 @@ class Progress(Ticker):
 
 def show_plan(prepared: Prepared, console: Console | None = None) -> None:
     """What a job is going to do, as found before it runs."""
-    from pipeline.schedule import schedule_from_config
+    from pipeline.model.scheduler import schedule_from_config
 
     console = console or Console()
     spec, info, clip = prepared.spec, prepared.checkpoint, prepared.clip

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from cluster.results import FOLDER, read_parts, to_parquet
+from cluster.results.ledger import FOLDER, read_parts, to_parquet
 from jobs.spec import JobError, absolute, model
 from pipeline.errors import RowError
 from pipeline.storage import Folder
@@ -135,7 +135,7 @@ def _load(kind: str, location: str, device: str, output: Folder) -> Measure:
     import torch
     from transformers.utils import logging
 
-    from pipeline.similarity import ClipModel, ImageModel, WrongModel
+    from pipeline.quality.similarity import ClipModel, ImageModel, WrongModel
 
     logging.disable_progress_bar()
     if device == "auto":
@@ -156,7 +156,7 @@ def _load(kind: str, location: str, device: str, output: Folder) -> Measure:
 
 def _read(output: Folder, name: str, row: Row) -> torch.Tensor:
     """The frames of a clip that the job wrote, uint8 [F, H, W, 3]."""
-    from pipeline.video import read_clip
+    from pipeline.media.decoding import read_clip
 
     with output.open(name) as file:
         clip = read_clip(

@@ -13,18 +13,18 @@ import fsspec
 import pyarrow as pa
 import yaml
 
-from cluster.check import CheckRows
 from cluster.job import Job
-from cluster.results import Keys, read_done
+from cluster.results.ledger import Keys, read_done
 from cluster.scan import Scan, count_owed, scan_manifest
-from cluster.work import RESERVED
-from jobs.manifest import ManifestError, check_manifest
+from cluster.stages.blocks import RESERVED
+from cluster.stages.check import CheckRows
+from jobs.manifest.checks import ManifestError, check_manifest
 from jobs.spec import JobError, JobSpec, absolute
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
     from cluster.dataflow import Counts
-    from pipeline.checkpoint import CheckpointInfo
+    from pipeline.model.checkpoint import CheckpointInfo
 
 PACKAGES = ("torch", "diffusers", "transformers", "ray", "xfuser", "pyarrow", "av", "retake")
 COUNT_UP_TO = 100_000
@@ -49,9 +49,9 @@ def prepare(spec: JobSpec) -> Prepared:
     Raises:
         JobError: with every problem found.
     """
-    from pipeline.checkpoint import open_checkpoint
     from pipeline.errors import UnsupportedCheckpoint
-    from pipeline.sizes import check_blocks, clip_size
+    from pipeline.model.checkpoint import open_checkpoint
+    from pipeline.model.sizes import check_blocks, clip_size
 
     problems: list[str] = []
     manifest_uri = absolute(spec.manifest)
@@ -106,7 +106,7 @@ def check_groups(spec: JobSpec, checkpoint: CheckpointInfo, clip: Any) -> None:
     for stage in (spec.cluster.inversion, spec.cluster.reconstruction):
         if stage.gpus == 1:
             continue
-        from pipeline.degrees import check_degrees
+        from pipeline.model.parallel.degrees import check_degrees
 
         check_degrees(
             checkpoint,

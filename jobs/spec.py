@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.settings import ClusterSettings
-from jobs.manifest import nearest
+from jobs.manifest.checks import nearest
 from pipeline.settings import (
     EditingSettings,
     Inversion,

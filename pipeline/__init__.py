@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from pipeline.settings import Inversion, Reconstruction, VideoSettings
 
 if TYPE_CHECKING:
-    from pipeline.api import Editor, Trajectory, load
+    from pipeline.editor import Editor, Trajectory, load
 
 __all__ = ["Editor", "Inversion", "Reconstruction", "Trajectory", "VideoSettings", "load"]
 
 
 def __getattr__(name: str) -> Any:
     if name in ("Editor", "Trajectory", "load"):
-        from pipeline import api
+        from pipeline import editor
 
-        return getattr(api, name)
+        return getattr(editor, name)
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

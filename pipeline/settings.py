@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 from annotated_types import Ge, Gt, Le
 
 if TYPE_CHECKING:
-    from pipeline.schedule import Schedule
+    from pipeline.algorithm.schedule import Schedule
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 Fraction = Annotated[float, Ge(0), Le(1)]

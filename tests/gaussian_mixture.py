@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.transformer import Branch
+from pipeline.model.transformer import Branch
 
 
 class GaussianMixture:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.degrees import Degrees
-from pipeline.transformer import TokenGroup
+from pipeline.model.parallel.degrees import Degrees
+from pipeline.model.transformer import TokenGroup
 
 Groups = Sequence[tuple[Sequence[int], Degrees]]
 """(which of the processes form a group, its degrees). Groups without a common process run at the
@@ -36,7 +36,7 @@ def run_groups(groups: Groups, folder: Path, work: Work, alone: Callable[[], Non
     fork = multiprocessing.get_context("fork")
     processes = [fork.Process(target=alone)]
     processes[0].start()
-    from pipeline.parallel import import_xfuser
+    from pipeline.model.parallel.group import import_xfuser
 
     import_xfuser(torch.device("cpu"))
     count = 1 + max(max(members) for members, _ in groups)
@@ -47,7 +47,7 @@ def run_groups(groups: Groups, folder: Path, work: Work, alone: Callable[[], Non
 
 
 def _join(process: int, groups: Groups, folder: Path, work: Work) -> None:
-    from pipeline.parallel import MEETING, start
+    from pipeline.model.parallel.group import MEETING, start
 
     # As with a CUDA build of torch on a machine without a GPU.
     torch.version.cuda = "12.8"

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import fsspec
 import pyarrow as pa
 
-from cluster.results import METRICS, SCHEMA, TIMINGS, to_parquet
+from cluster.results.ledger import METRICS, SCHEMA, TIMINGS, to_parquet
 from pipeline.storage import Folder
 from tests.drawn_videos import draw, grays
 

@@ -18,13 +18,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.checkpoint import load_text_encoder, load_transformer, open_checkpoint
-from pipeline.inversion import invert
-from pipeline.prompts import encode_prompt
-from pipeline.reconstruction import Edit, reconstruct
-from pipeline.schedule import ScriptSchedule, Velocity, script_schedule
+from pipeline.algorithm.inversion import invert
+from pipeline.algorithm.reconstruction import Edit, reconstruct
+from pipeline.algorithm.schedule import ScriptSchedule, Velocity
+from pipeline.model.checkpoint import load_text_encoder, load_transformer, open_checkpoint
+from pipeline.model.scheduler import script_schedule
+from pipeline.model.text_encoder import encode_prompt
+from pipeline.model.transformer import VelocityModel
 from pipeline.settings import Inversion, Reconstruction
-from pipeline.transformer import VelocityModel
 
 PROMPT_TOKENS = 226
 """The script leaves diffusers' default, whatever the checkpoint's own `max_text_seq_length` is. One

@@ -43,8 +43,8 @@ def write_demo(folder: Path) -> dict[str, Any]:
     """Draw the clips and write their manifest; returns the job."""
     import torch
 
-    from jobs.manifest import write_manifest
-    from pipeline.video import write_clip
+    from jobs.manifest.checks import write_manifest
+    from pipeline.media.encoding import write_clip
 
     clips = folder / "clips"
     clips.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from cluster.results import SCHEMA, current_rows
+from cluster.results.ledger import SCHEMA, current_rows
 from pipeline.errors import ErrorCode
 from pipeline.storage import Folder
 

@@ -30,11 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.inversion import invert
-from pipeline.reconstruction import Edit, reconstruct
-from pipeline.schedule import schedule_from_config, script_schedule
+from pipeline.algorithm.inversion import invert
+from pipeline.algorithm.reconstruction import Edit, reconstruct
+from pipeline.model.scheduler import schedule_from_config, script_schedule
+from pipeline.model.transformer import Branch, Forwards, VelocityModel
 from pipeline.settings import Inversion, Reconstruction
-from pipeline.transformer import Branch, Forwards, VelocityModel
 from tests.small_models import make_transformer, scheduler
 
 STEPS = 10

@@ -29,17 +29,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cluster.results import read_parts
+from cluster.results.ledger import read_parts
 from jobs.cli import execute
 from jobs.demo import world
 from jobs.demo.judge import judge
 from jobs.demo.training.transformer import make_scheduler
-from jobs.manifest import write_manifest
+from jobs.manifest.checks import write_manifest
 from jobs.spec import parse_job
-from pipeline.schedule import schedule_from_config
+from pipeline.media.decoding import read_clip
+from pipeline.media.encoding import write_clip
+from pipeline.model.scheduler import schedule_from_config
 from pipeline.settings import Reconstruction
 from pipeline.storage import Folder
-from pipeline.video import read_clip, write_clip
 
 SEED = 20_261_122
 """Of the held-out clips; training draws from other seeds."""

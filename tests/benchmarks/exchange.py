@@ -25,9 +25,9 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as collectives
 
-from pipeline.degrees import Degrees
-from pipeline.parallel import split_evenly
-from pipeline.transformer import Branch, TokenGroup, VelocityModel
+from pipeline.model.parallel.degrees import Degrees
+from pipeline.model.parallel.group import split_evenly
+from pipeline.model.transformer import Branch, TokenGroup, VelocityModel
 from tests.rank_processes import run_groups
 from tests.small_models import FAMILIES, make_transformer
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from jobs.demo import world
 from jobs.spec import EMBEDDED
 from pipeline import Editor, Inversion, Reconstruction, load
-from pipeline.latents import to_uint8
-from pipeline.metrics import psnr_db
+from pipeline.model.vae import to_uint8
+from pipeline.quality.metrics import psnr_db
 from tests.benchmarks.edits import SEED, STEPS
 
 METHODS = ("pec", "fixed_point", "ddim", "script")

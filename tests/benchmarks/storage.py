@@ -16,15 +16,16 @@ from datetime import date
 
 import torch
 
-from pipeline.index import TrajectoryIndex, commit
-from pipeline.inversion import invert
-from pipeline.metrics import signal_to_error_db
-from pipeline.reconstruction import Edit, reconstruct
-from pipeline.schedule import schedule_from_config
+from pipeline.algorithm.inversion import invert
+from pipeline.algorithm.reconstruction import Edit, reconstruct
+from pipeline.model.scheduler import schedule_from_config
+from pipeline.model.transformer import VelocityModel
+from pipeline.quality.metrics import signal_to_error_db
 from pipeline.settings import Inversion, Reconstruction
 from pipeline.storage import Folder
-from pipeline.trajectory import Dtype, ShardWriter, TrajectoryReader
-from pipeline.transformer import VelocityModel
+from pipeline.trajectories.index import TrajectoryIndex, commit
+from pipeline.trajectories.reader import TrajectoryReader
+from pipeline.trajectories.writer import Dtype, ShardWriter
 from tests.small_models import SCHEDULER, make_transformer
 
 STEPS = 10
@@ -86,7 +87,7 @@ def main() -> None:
 
 
 def index_of(folder: Folder) -> TrajectoryIndex:
-    from pipeline.index import read_index
+    from pipeline.trajectories.index import read_index
 
     index = read_index(folder, "k")
     assert index is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from cluster.results import TIMINGS, read_parts
+from cluster.results.ledger import TIMINGS, read_parts
 from pipeline.storage import Folder
 
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from cluster.garbage import collect_garbage
-from pipeline.index import INDEX
 from pipeline.storage import Folder
+from pipeline.trajectories.index import INDEX
 from tests.cluster.test_results import a_result, store
-from tests.pipeline.test_trajectory import entries
-from tests.pipeline.test_trajectory import store as store_trajectory
+from tests.pipeline.trajectories.test_trajectory import entries
+from tests.pipeline.trajectories.test_trajectory import store as store_trajectory
 
 
 def test_it_deletes_what_no_result_names_and_only_that(tmp_path: Path) -> None:

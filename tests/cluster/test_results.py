@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.results import (
+from cluster.results.ledger import (
     SCHEMA,
     Keys,
     ResultWriter,

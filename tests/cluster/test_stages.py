@@ -9,18 +9,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cluster import stages
-from cluster.check import CheckRows
 from cluster.job import Job
-from cluster.ranks import GroupCannotStart
-from cluster.results import SCHEMA, Keys, done_key
+from cluster.ranks.owner import GroupCannotStart
+from cluster.results.ledger import SCHEMA, Keys, done_key
 from cluster.rows import default_video_id
 from cluster.scan import count_owed, scan_manifest
 from cluster.settings import ClusterSettings, GroupSettings
-from cluster.stages import FanOut, InvertVideos, ReconstructEdits
-from jobs.manifest import write_manifest
+from cluster.stages import group as stages
+from cluster.stages.check import CheckRows
+from cluster.stages.group import FanOut, InvertVideos, ReconstructEdits
+from jobs.manifest.checks import write_manifest
 from pipeline.settings import EditingSettings, Reconstruction, TrajectorySettings
-from tests.cluster.test_ranks import COMMAND
+from tests.cluster.ranks.test_owner import COMMAND
 
 GROUP = GroupSettings()
 

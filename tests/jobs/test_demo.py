@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cluster.results import read_parts
+from cluster.results.ledger import read_parts
 from jobs.demo import world
 from jobs.demo.job import CLIPS, write_demo
 from jobs.demo.judge import Verdict, judge
 from jobs.spec import parse_job
 from pipeline import Editor, Inversion, load
+from pipeline.media.decoding import read_clip
 from pipeline.storage import Folder
-from pipeline.video import read_clip
 from tests.jobs.test_training import sample
 
 STEPS = 25

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cluster.results import read_parts
+from cluster.results.ledger import read_parts
 from jobs.cli import app
 from jobs.report.rows import numbers_of, read_rows
 from pipeline.storage import Folder

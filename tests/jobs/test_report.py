@@ -273,7 +273,7 @@ def test_a_metric_that_no_edit_has_and_one_that_never_changes_have_no_histogram(
 
 
 def test_every_metric_of_a_result_row_is_explained_in_one_line() -> None:
-    from cluster.results import METRICS as STORED
+    from cluster.results.ledger import METRICS as STORED
     from jobs.measure import COLUMNS as ADDED
 
     known = {metric.key: metric for metric in METRICS}

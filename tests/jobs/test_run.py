@@ -16,13 +16,13 @@ import pytest
 import torch
 
 import jobs.demo
-from cluster.results import METRICS, TIMINGS, read_parts
+from cluster.results.ledger import METRICS, TIMINGS, read_parts
 from jobs.cli import EXIT_CANNOT_RUN, EXIT_DONE, EXIT_SOME_FAILED, execute
-from jobs.manifest import write_manifest
+from jobs.manifest.checks import write_manifest
 from jobs.run import manifest_folder
 from jobs.spec import parse_job
+from pipeline.media.encoding import write_clip
 from pipeline.storage import Folder
-from pipeline.video import write_clip
 from tests.drawn_videos import draw_sound
 
 pytestmark = pytest.mark.ray
@@ -205,7 +205,7 @@ def test_storage_that_refuses_is_a_problem_of_the_job(
     def refuse(*_: object) -> None:
         raise RuntimeError("no keys")
 
-    monkeypatch.setattr("pipeline.checkpoint.open_checkpoint", refuse)
+    monkeypatch.setattr("pipeline.model.checkpoint.open_checkpoint", refuse)
     write_manifest([a_row("a.mp4", "red")], f"{tmp_path}/m.parquet")
     file = (tmp_path / "m.parquet").read_bytes()
     (tmp_path / "m.parquet").write_bytes(file[:4] + bytes(200) + file[204:])

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 import yaml
 
-from cluster.results import read_parts
+from cluster.results.ledger import read_parts
 from pipeline.storage import Folder
 from tests.jobs.test_run import SMALL, a_video, frames_of
 from tests.s3_server import s3_server

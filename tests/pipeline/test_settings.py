@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.schedule import Schedule, schedule_from_config
+from pipeline.algorithm.schedule import Schedule
+from pipeline.model.scheduler import schedule_from_config
 from pipeline.settings import (
     EditingSettings,
     Inversion,

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from jobs.demo.training.plan import TransformerPlan
 from jobs.demo.training.pool import Pool
 from jobs.demo.training.transformer import Denoiser, make_scheduler
-from pipeline.inversion import invert
-from pipeline.schedule import schedule_from_config
+from pipeline.algorithm.inversion import invert
+from pipeline.model.scheduler import schedule_from_config
 
 STEPS = 25
 STRIDE = 1000 // STEPS

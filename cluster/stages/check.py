@@ -1,0 +1,117 @@
+"""The first stage: manifest rows to work, with what is done left out and what is wrong refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from cluster.job import Job
+from cluster.results.ledger import Keys, done_key
+from cluster.rows import check_row, default_id_of, default_video_id
+from cluster.stages.blocks import WORK, Row, rebuilt, row_digest
+from pipeline.errors import ErrorCode, RowError
+
+
+class CheckRows:
+    """Manifest rows to work: ids, prompts and numbers checked, edits that are done left out.
+
+    Runs as one actor, since it is what knows which ids were seen. It opens no file.
+
+    Args:
+        done: the keys of edits that are not owed.
+        repeated: for each `video_id` that several rows have, the digest of the first of them.
+    """
+
+    def __init__(self, job: Job, done: Keys, repeated: Mapping[str, str]) -> None:
+        self.job, self.done, self.repeated = job, done, repeated
+        self.job_fingerprint = job.fingerprint()
+        self.seen: set[str] = set()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows, origins = [], []
+        for origin, row in enumerate(table.to_pylist()):
+            if work := self.work(row):
+                rows.append(work)
+                origins.append(origin)
+        return rebuilt(table, rows, origins, WORK)
+
+    def work(self, row: Row) -> Row | None:
+        """What is to be done for a manifest row; None where everything is done."""
+        checked = self._check(row)
+        return checked if checked["edits"] or checked["error_code"] else None
+
+    def _check(self, row: Row) -> Row:
+        blank = dict.fromkeys(WORK.names) | {"attempts": 0}
+        try:
+            video = check_row(row, base=self.job.base)
+            self._refuse_repeated(video.video_id, row)
+        except RowError as error:
+            return {
+                **blank,
+                "video_id": _id_as_given(row),
+                "video": _as_text(row.get("video")),
+                "source_prompt": _as_text(row.get("source_prompt")),
+                "edits": _edits_as_given(row.get("edits")),
+                "error_code": error.code,
+                "error": error.message,
+            }
+        made = [
+            {
+                **asdict(edit),
+                "fingerprint": self.job.edit_fingerprint(self.job_fingerprint, video, edit),
+            }
+            for edit in video.edits
+        ]
+        owed = [
+            edit
+            for edit in made
+            if done_key(video.video_id, edit["edit_id"], edit["fingerprint"]) not in self.done
+        ]
+        refused = [
+            {"edit_id": f.edit_id, "error_code": f.code, "error": f.message} for f in video.failures
+        ]
+        values = {name: getattr(video, name) for name in WORK.names if hasattr(video, name)}
+        return {**blank, **values, "edits": owed + refused}
+
+    def _refuse_repeated(self, video_id: str, row: Row) -> None:
+        if video_id not in self.repeated:
+            return
+        first = self.repeated[video_id] == row_digest(row) and video_id not in self.seen
+        if not first:
+            raise RowError(
+                ErrorCode.DUPLICATE_VIDEO_ID,
+                f"video_id {video_id!r} stands in another row of the manifest too; only the "
+                "first row with it is taken. Give every row its own video_id",
+            )
+        self.seen.add(video_id)
+
+
+def _id_as_given(row: Row) -> str | None:
+    """The id of a refused row, or the one that it would have had: its result row needs a name."""
+    given, video = row.get("video_id"), row.get("video")
+    if given is None and isinstance(video, str) and video.strip():
+        return default_video_id(video)
+    return _as_text(given)
+
+
+def _as_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else repr(value)
+
+
+def _edits_as_given(edits: Any) -> list[Row]:
+    """The ids and prompts of a refused row's edits, so that each has its result row."""
+    if not isinstance(edits, list):
+        return []
+    return [
+        {"edit_id": _edit_id_as_given(edit), "prompt": _as_text(edit.get("prompt"))}
+        for edit in edits
+        if isinstance(edit, Mapping)
+    ]
+
+
+def _edit_id_as_given(edit: Mapping[str, Any]) -> str | None:
+    given = edit.get("edit_id")
+    return default_id_of(edit) if given is None else _as_text(given)

@@ -1,0 +1,168 @@
+"""Video files to clips: `read_clip` decodes the frames that a job edits.
+
+What `read_clip` does with a file, in order:
+
+1. It reads any container and codec that FFmpeg knows, as long as the file holds the video itself:
+   playlists and session descriptions, which name other files or addresses, are refused.
+2. It decodes from the start, and counts `start_frame` in decoded frames. Audio is ignored.
+3. Without `fps` it keeps every frame in order, and reports the source's average rate. With `fps` it
+   takes the frame nearest to each tick of that rate by presentation time (`frames.resample`).
+4. It stops at the largest accepted frame count (`FrameRule`) that is at most `frames`. Where the
+   file has fewer, it takes the largest accepted count that there is.
+5. Each frame is turned upright, scaled and cropped or padded as it is decoded (`frames.fit_frame`),
+   so that memory holds one frame of the source's size and the clip of the job's size.
+
+What can be wrong with a file, and what is done about it, stands in `source.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import BinaryIO
+
+import av
+import torch
+from av import VideoFrame
+from av.video.reformatter import (
+    VideoReformatter,
+)
+
+from pipeline.errors import ErrorCode, RowError
+from pipeline.media.frames import (
+    DEFAULT_RULE,
+    Fit,
+    FrameRule,
+    fit_frame,
+    orientation,
+    resample,
+)
+from pipeline.media.source import VideoSource, open_source
+
+__all__ = ["Clip", "Fit", "FrameRule", "read_clip"]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The frames of one video that a job edits.
+
+    Args:
+        frames: uint8 `[F, H, W, 3]`, RGB.
+        fps: rate of these frames: the job's, or the source's average.
+        source_fps: average rate of the file.
+        source_frames: frames of the file: counted if it was read to its end, else as it declares
+            them; None if it does not.
+        source_height: stored pixel rows of the upright picture.
+        source_width: stored pixel columns of the upright picture.
+    """
+
+    frames: torch.Tensor
+    fps: float
+    source_fps: float
+    source_frames: int | None
+    source_height: int
+    source_width: int
+
+
+def read_clip(
+    file: BinaryIO,
+    *,
+    name: str,
+    height: int,
+    width: int,
+    frames: int,
+    rule: FrameRule = DEFAULT_RULE,
+    start_frame: int = 0,
+    fps: float | None = None,
+    fit: Fit = "crop",
+) -> Clip:
+    """Reads the frames to edit from a video file, by the rules at the top of this module.
+
+    Args:
+        file: seekable, open for reading. Not closed.
+        name: what error messages call the file.
+        height: pixel rows of the clip.
+        width: pixel columns of the clip.
+        frames: most frames of the clip.
+        rule: which frame counts the checkpoint accepts.
+        start_frame: decoded frames of the source to leave out.
+        fps: rate of the clip in frames a second; None keeps the source's frames.
+        fit: `crop` fills the picture and cuts what stands over, `pad` keeps all and adds black.
+
+    Raises:
+        RowError: BAD_VALUE, VIDEO_EMPTY, VIDEO_UNREADABLE, NO_VIDEO_STREAM, VIDEO_TRUNCATED or
+            VIDEO_TOO_SHORT.
+        OSError: as `file` raises it.
+    """
+    wanted = _check_request(name, frames, rule, start_frame, fps)
+    pictures: list[torch.Tensor] = []
+    with open_source(file, name) as source:
+        timed = source.decode(start_frame)
+        chosen = (frame for *_, frame in timed) if fps is None else resample(timed, fps)
+        scaler = VideoReformatter()
+        shown: VideoFrame | None = None
+        for frame in islice(chosen, wanted):
+            if frame is not shown:
+                picture = _fit(frame, source, height, width, fit, scaler)
+            pictures.append(picture)
+            shown = frame
+        if len(pictures) < wanted and source.is_cut_off():
+            raise RowError(
+                ErrorCode.VIDEO_TRUNCATED,
+                f"{name}: the file is cut off after {source.decoded} frames, short of what the "
+                "edit asks for; copy it again from its origin",
+            )
+        count = rule.largest_at_most(len(pictures))
+        if count is None or shown is None:
+            at = "" if fps is None else f" at {fps:g} frames a second"
+            raise RowError(
+                ErrorCode.VIDEO_TOO_SHORT,
+                f"{name}: has {source.decoded} frames, which leaves {len(pictures)} from "
+                f"start_frame {start_frame} on{at}; an edit needs at least {rule.minimum}",
+            )
+        sideways = orientation(shown)[0]
+        return Clip(
+            frames=torch.stack(pictures[:count]),
+            fps=source.fps if fps is None else float(fps),
+            source_fps=source.fps,
+            source_frames=source.frame_count,
+            source_height=shown.width if sideways else shown.height,
+            source_width=shown.height if sideways else shown.width,
+        )
+
+
+def _check_request(
+    name: str, frames: int, rule: FrameRule, start_frame: int, fps: float | None
+) -> int:
+    """The most frames that the clip can have, once the row's numbers are found to make sense."""
+    wanted = rule.largest_at_most(frames)
+    if wanted is None:
+        problem = f"num_frames is {frames}, expected at least {rule.minimum}"
+    elif start_frame < 0:
+        problem = f"start_frame is {start_frame}, expected 0 or more"
+    elif fps is not None and not 0 < fps <= 1000:
+        problem = f"fps is {fps}, expected more than 0 and at most 1000 frames a second"
+    else:
+        return wanted
+    raise RowError(ErrorCode.BAD_VALUE, f"{name}: {problem}")
+
+
+def _fit(
+    frame: VideoFrame,
+    source: VideoSource,
+    height: int,
+    width: int,
+    fit: Fit,
+    scaler: VideoReformatter,
+) -> torch.Tensor:
+    try:
+        return fit_frame(
+            frame,
+            height=height,
+            width=width,
+            fit=fit,
+            pixel_aspect=source.pixel_aspect,
+            scaler=scaler,
+        )
+    except (ValueError, av.FFmpegError) as error:
+        raise RowError(ErrorCode.VIDEO_UNREADABLE, f"{source.name}: {error}") from error

@@ -1,0 +1,361 @@
+"""A rank's whole work on a small checkpoint of each family: invert, store, edit, write, certify."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cluster.ranks.edit_video import edit_video
+from cluster.ranks.editing import EditingProcess, prompt_store
+from cluster.ranks.invert_video import invert_video
+from pipeline.errors import ErrorCode, RowError
+from pipeline.media.decoding import read_clip
+from pipeline.media.encoding import write_clip
+from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
+from pipeline.model.text_encoder import encode_prompt
+from pipeline.quality.metrics import signal_to_error_db
+from pipeline.records import EditRequest, Inverted, VideoRequest
+from pipeline.settings import (
+    EditingSettings,
+    Inversion,
+    Reconstruction,
+    TrajectorySettings,
+    VideoSettings,
+)
+from pipeline.trajectories.index import read_index
+from pipeline.trajectories.reader import TrajectoryReader
+from tests.drawn_videos import waves
+
+RED, BLUE = EditRequest("red", "a red fox"), EditRequest("blue", "a blue fox")
+PROMPTS = ("", RED.prompt, BLUE.prompt)
+
+
+@pytest.fixture
+def settings(checkpoint: Path, tmp_path: Path) -> EditingSettings:
+    return EditingSettings(
+        checkpoint=str(checkpoint),
+        output=str(tmp_path / "out"),
+        video=VideoSettings(height=32, width=48, frames=9),
+        inversion=Inversion(steps=4),
+        reconstruction=Reconstruction(start=0.5, guidance_scale=2.0),
+    )
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> Iterator[VideoRequest]:
+    with (tmp_path / "clip.mp4").open("wb") as file:
+        write_clip(file, torch.from_numpy(waves(10, 40, 60)), fps=8)
+    yield VideoRequest("clip", str(tmp_path / "clip.mp4"))
+
+
+def a_process(settings: EditingSettings) -> EditingProcess:
+    info = open_checkpoint(settings.checkpoint)
+    store = prompt_store(settings, info)
+    tokenizer, encoder = load_text_encoder(info, torch.float32, "cpu")
+    for prompt in PROMPTS:
+        store.write(prompt, encode_prompt(tokenizer, encoder, prompt, info.text_tokens))
+    return EditingProcess(settings, torch.device("cpu"))
+
+
+def test_a_video_is_inverted_stored_edited_and_certified(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    process = a_process(replace(settings, inversion=Inversion(steps=4, round_trip=True)))
+    inverted = invert_video(process, request_)
+    assert (inverted.frames, inverted.height, inverted.width, inverted.fps) == (9, 32, 48, 8.0)
+    # Edits start at half of the levels: two of them, one evaluation each and one to start, and
+    # two more for the round trip.
+    assert inverted.forwards == 3 + 2
+    assert set(inverted.certificate) == {
+        "noise_level", "noise_mean", "noise_std", "noise_kurtosis", "vae_psnr_db", "round_trip_db",
+    }  # fmt: skip
+    assert inverted.certificate["noise_level"] == 0.5
+    made = edit_video(process, request_, inverted, [RED, BLUE])
+    for edit in made:
+        assert edit.error_code is None
+        with (Path(settings.output) / str(edit.output)).open("rb") as file:
+            clip = read_clip(file, name="edit", height=32, width=48, frames=9)
+        assert len(clip.frames) == 9
+        # The first of two steps is guided.
+        assert edit.forwards == {"plain": 1.0, "injected": 3.0}
+        for name in ("flicker", "motion_agreement", "clipped_fraction", "largest_residual"):
+            assert math.isfinite(edit.metrics[name] or 0.0)
+            assert edit.metrics[name] is not None
+
+
+def test_a_stored_trajectory_is_reused_and_a_higher_start_extends_it(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    first = invert_video(a_process(settings), request_)
+    again = invert_video(a_process(settings), request_)
+    assert (again.key, again.forwards) == (first.key, 0)
+    higher = replace(settings, reconstruction=Reconstruction(start="inverted"))
+    extended = invert_video(a_process(higher), request_)
+    assert extended.key == first.key
+    # Two velocities at the stored top are asked again, then one for each of the two new levels.
+    assert extended.forwards == 4
+    assert edit_video(a_process(higher), request_, extended, [RED])[0].error_code is None
+
+
+def test_a_certificate_is_of_the_whole_way_also_after_an_extension(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    exact = TrajectorySettings(dtype="fp32")
+    low = replace(settings, inversion=Inversion(steps=4, round_trip=True), trajectory=exact)
+    high = replace(low, reconstruction=Reconstruction(start="inverted"))
+    for asked, level in ((low, 2), (high, 4)):
+        process = a_process(asked)
+        inverted = invert_video(process, request_)
+        assert inverted.certificate["noise_level"] == level / 4
+        assert inverted.certificate["round_trip_db"] == pytest.approx(
+            walked_down(process, inverted.key, level), abs=1e-3
+        )
+
+
+def test_a_round_trip_is_measured_again_after_an_extension_that_did_not_ask_for_it(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    low = replace(settings, inversion=Inversion(steps=4, round_trip=True))
+    high = replace(low, reconstruction=Reconstruction(start="inverted"))
+    invert_video(a_process(low), request_)
+    extended = invert_video(a_process(replace(high, inversion=Inversion(steps=4))), request_)
+    assert "round_trip_db" not in extended.certificate
+    process = a_process(high)
+    measured = invert_video(process, request_)
+    assert measured.forwards == 4
+    assert measured.certificate["round_trip_db"] == pytest.approx(
+        walked_down(process, measured.key, 4), abs=1e-3
+    )
+
+
+def test_a_trajectory_that_its_dtype_cannot_hold_is_refused_with_the_way_out(
+    settings: EditingSettings, request_: VideoRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = a_process(settings)
+    encode = process.codec.encode
+    monkeypatch.setattr(process.codec, "encode", lambda *how: torch.full_like(encode(*how), 7e4))
+    with pytest.raises(RowError, match="fp16 holds; run the job with trajectory.dtype: bf16") as no:
+        invert_video(process, request_)
+    assert no.value.code == ErrorCode.NOT_FINITE
+
+
+def walked_down(process: EditingProcess, key: str, level: int) -> float:
+    """The round trip's dB, from what is stored."""
+    folder = process.trajectory_folder(key)
+    index = read_index(folder, key)
+    assert index is not None
+    with TrajectoryReader(folder, index) as reader:
+        x, clean = reader.entry(level), reader.entry(0)
+    for at in range(level, 0, -1):
+        timestep = process.schedule.levels[at].timestep
+        x = process.schedule.descend(x, process.model.velocity("")(x, timestep), at)
+    return signal_to_error_db(clean, x)
+
+
+def test_a_metric_that_is_asked_for_later_is_computed_from_what_is_stored(
+    settings: EditingSettings, request_: VideoRequest, tmp_path: Path
+) -> None:
+    asked = replace(settings, inversion=Inversion(steps=4, round_trip=True))
+    bare = replace(settings, inversion=Inversion(steps=4, vae_psnr=False))
+    assert "vae_psnr_db" not in invert_video(a_process(bare), request_).certificate
+    later = invert_video(a_process(asked), request_)
+    assert later.forwards == 2, "more than the round trip was computed"
+    fresh = invert_video(a_process(replace(asked, output=str(tmp_path / "new"))), request_)
+    assert later.certificate == pytest.approx(fresh.certificate, rel=1e-2, abs=1e-3)
+    assert invert_video(a_process(asked), request_).forwards == 0
+
+
+def test_what_determines_a_trajectory_changes_its_key_and_nothing_else_does(
+    settings: EditingSettings, request_: VideoRequest, tmp_path: Path
+) -> None:
+    def key(request: VideoRequest = request_, **changes: Any) -> str:
+        process = a_process(replace(settings, **changes))
+        clip, content = process.read(request)
+        return process.trajectory_key(request, clip, content)
+
+    copied = tmp_path / "copy.mp4"
+    copied.write_bytes((tmp_path / "clip.mp4").read_bytes())
+    same = {
+        key(),
+        key(reconstruction=Reconstruction(guidance_scale=9.0)),
+        key(seed=7),
+        key(replace(request_, video_id="other", video=str(copied))),
+    }
+    assert len(same) == 1
+    # Deleted with its video's edits, a trajectory is that video's alone.
+    alone = TrajectorySettings(keep="never")
+    assert key(trajectory=TrajectorySettings(keep="until_done")) in same
+    assert key(trajectory=alone) not in same
+    assert key(replace(request_, video_id="other"), trajectory=alone) != key(trajectory=alone)
+    different = [
+        key(inversion=Inversion(steps=5)),
+        key(inversion=Inversion(steps=4, method="ddim")),
+        key(video=VideoSettings(height=48, width=48, frames=9)),
+        key(video=VideoSettings(height=32, width=48, frames=9, fit="pad")),
+        # The source's own rate: the frames are the same here, and need not be elsewhere.
+        key(video=VideoSettings(height=32, width=48, frames=9, fps=8.0)),
+        key(trajectory=TrajectorySettings(dtype="fp32")),
+        key(replace(request_, start_frame=1)),
+        key(replace(request_, num_frames=5)),
+        key(inversion=Inversion(steps=4, posterior="sample")),
+        key(inversion=Inversion(steps=4, posterior="sample"), seed=1),
+    ]
+    assert len({*same, *different}) == 1 + len(different)
+
+
+@pytest.mark.parametrize("when", ["before the inversion", "before the edits"])
+def test_a_damaged_trajectory_is_inverted_anew_and_said(
+    settings: EditingSettings, request_: VideoRequest, when: str
+) -> None:
+    process = a_process(settings)
+    inverted = invert_video(process, request_)
+    expected = edit_video(process, request_, inverted, [RED])[0]
+    output = Path(settings.output) / str(expected.output)
+    made = output.read_bytes()
+    output.unlink()
+    folder = Path(settings.output) / "trajectories" / inverted.key
+    shard = next(folder.glob("shard-*"))
+    data = bytearray(shard.read_bytes())
+    data[-3] ^= 4
+    if when == "before the inversion":
+        shard.write_bytes(data[:-1])
+        again = invert_video(process, request_)
+        assert again.forwards == inverted.forwards
+        assert "bytes; its index says" in str(again.damaged)
+    else:
+        shard.write_bytes(data)
+        before = process.model.forwards.total
+        mended = edit_video(process, request_, inverted, [RED])[0]
+        assert (mended.error_code, expected.damaged) == (None, None)
+        assert f"{shard.name}, level 2: chunk 47 is altered" in str(mended.damaged)
+        assert process.model.forwards.total - before > inverted.forwards
+        assert mended.timings.keys() >= {"encode", "invert"}, "the inversion's seconds are lost"
+        assert output.read_bytes() == made
+
+
+def a_cut_shard(settings: EditingSettings, key: str) -> None:
+    """Damage a stored trajectory."""
+    for shard in (Path(settings.output) / "trajectories" / key).glob("shard-*"):
+        shard.write_bytes(shard.read_bytes()[:-1])
+
+
+def test_a_trajectory_that_another_group_makes_again_too_is_walked_once_more(
+    settings: EditingSettings, request_: VideoRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = a_process(settings)
+    inverted = invert_video(process, request_)
+    index = Path(settings.output) / "trajectories" / inverted.key / "index.json"
+    asked = []
+
+    def beside_another(process: EditingProcess, request: VideoRequest, **how: Any) -> Inverted:
+        assert index.exists(), "it may be the other group's new one"
+        asked.append(how["damaged"])
+        again = invert_video(process, request, **how)
+        if len(asked) == 1:
+            a_cut_shard(settings, inverted.key)
+        return again
+
+    monkeypatch.setattr("cluster.ranks.edit_video.invert_video", beside_another)
+    a_cut_shard(settings, inverted.key)
+    made = edit_video(process, request_, inverted, [RED])[0]
+    assert (made.error_code, made.damaged) == (None, asked[1])
+    assert len(asked) == 2
+
+
+def test_a_trajectory_that_is_damaged_whenever_it_is_made_is_a_failed_row_of_storage(
+    settings: EditingSettings, request_: VideoRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = a_process(settings)
+    inverted = invert_video(process, request_)
+
+    def in_vain(*_: object, **how: Any) -> Inverted:
+        return replace(inverted, **how)
+
+    monkeypatch.setattr("cluster.ranks.edit_video.invert_video", in_vain)
+    a_cut_shard(settings, inverted.key)
+    with pytest.raises(RowError, match="again 2 times and is damaged still: .* bytes") as caught:
+        edit_video(process, request_, inverted, [RED])
+    assert caught.value.code == ErrorCode.STORAGE
+
+
+def test_an_edit_that_is_not_finite_fails_alone(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    process = a_process(settings)
+    inverted = invert_video(process, request_)
+    process.know(PROMPTS)
+    broken = torch.full_like(process.model.prompts[RED.prompt], float("nan"))
+    process.prompts.write(RED.prompt, broken)
+    process.know([""])
+    red, blue = edit_video(process, request_, inverted, [RED, BLUE])
+    assert (red.error_code, red.output) == (ErrorCode.NOT_FINITE, None)
+    assert "edit 'red'" in str(red.error)
+    assert blue.error_code is None
+    assert not (Path(settings.output) / "edits/clip/red.mp4").exists()
+
+
+def test_an_inversion_that_is_not_finite_is_a_failed_row_and_stores_nothing(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    process = a_process(settings)
+    process.know([""])
+    process.model.prompts[""] = process.model.prompts[""] * float("nan")
+    with pytest.raises(RowError, match="not finite") as caught:
+        invert_video(process, request_)
+    assert caught.value.code == ErrorCode.NOT_FINITE
+    assert not (Path(settings.output) / "trajectories").exists()
+
+
+def test_a_prompt_that_was_never_encoded_is_named(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    process = a_process(settings)
+    inverted = invert_video(process, request_)
+    with pytest.raises(RowError, match="'a green fox' is not in"):
+        edit_video(process, request_, inverted, [EditRequest("green", "a green fox")])
+
+
+def test_edits_from_noise_depend_on_their_seed_and_not_on_what_is_beside_them(
+    settings: EditingSettings, request_: VideoRequest
+) -> None:
+    noise = replace(settings, reconstruction=Reconstruction(start="noise", guidance_scale=2.0))
+
+    def edit(process: EditingProcess, *edits: EditRequest) -> dict[str, bytes]:
+        inverted = invert_video(process, request_)
+        made = edit_video(process, request_, inverted, edits)
+        return {e.edit_id: (Path(noise.output) / str(e.output)).read_bytes() for e in made}
+
+    process = a_process(noise)
+    both = edit(process, RED, BLUE)
+    assert edit(process, BLUE)["blue"] == both["blue"]
+    assert edit(process, replace(RED, seed=5))["red"] != both["red"]
+    assert edit(a_process(replace(noise, seed=1)), RED)["red"] != both["red"]
+
+
+def test_the_public_api_edits_one_video(checkpoint: Path, tmp_path: Path) -> None:
+    from pipeline import load
+    from pipeline.algorithm.reconstruction import Edit
+
+    with (tmp_path / "clip.mp4").open("wb") as file:
+        write_clip(file, torch.from_numpy(waves(9, 40, 60)), fps=8)
+    editor = load(str(checkpoint), device="cpu")
+    clip = editor.read(tmp_path / "clip.mp4", VideoSettings(height=32, width=48, frames=9))
+    trajectory = editor.invert(clip.frames, Inversion(steps=3), highest=0.6)
+    assert trajectory.latents.shape[0] == 3
+    walk = Reconstruction(start=0.6, guidance_scale=2.0)
+    videos = editor.reconstruct(trajectory, ["a red fox", Edit("a blue fox")], walk)
+    assert [(v.shape, v.dtype) for v in videos] == [((9, 32, 48, 3), torch.uint8)] * 2
+    assert not _equal(videos)
+    editor.write(tmp_path / "red.mp4", videos[0], fps=clip.fps)
+    assert (tmp_path / "red.mp4").stat().st_size > 0
+    with pytest.raises(ValueError, match="need level 3; the trajectory reaches 2"):
+        editor.reconstruct(trajectory, ["a red fox"], Reconstruction(start="inverted"))
+
+
+def _equal(videos: list[Tensor]) -> bool:
+    return torch.equal(videos[0], videos[1])

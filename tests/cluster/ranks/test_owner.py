@@ -1,0 +1,168 @@
+"""The rank group with real processes that hold no model."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.ranks.owner import DeadlinePassed, GroupCannotStart, RankDied, RankGroup
+
+COMMAND = [sys.executable, "-m", "tests.cluster.ranks.fake_rank"]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def a_group(ranks: int = 2, **start: object) -> RankGroup:
+    return RankGroup(COMMAND, ranks, start, start_deadline_s=60)
+
+
+@pytest.fixture
+def group() -> Iterator[RankGroup]:
+    group = a_group()
+    yield group
+    group.close()
+
+
+def test_every_rank_answers_every_request(group: RankGroup) -> None:
+    answers = group.request({"op": "echo", "text": "hello"}, 30)
+    assert [a["result"] for a in answers] == [
+        {"rank": 0, "echo": "hello"},
+        {"rank": 1, "echo": "hello"},
+    ]
+    assert group.starts == 1
+
+
+def test_a_message_larger_than_a_socket_buffer_arrives_whole(group: RankGroup) -> None:
+    text = "x" * 3_000_000
+    assert group.request({"op": "echo", "text": text}, 30)[1]["result"]["echo"] == text
+
+
+def test_a_rank_that_dies_ends_the_group_and_the_next_request_starts_another(
+    group: RankGroup,
+) -> None:
+    group.request({"op": "echo"}, 30)
+    pids = group.pids()
+    with pytest.raises(RankDied, match=r"(?s)rank 1 of 2 ended \(signal 9\).*my last words"):
+        group.request({"op": "die", "rank": "1"}, 30)
+    assert not any(is_running(pid) for pid in pids)
+    assert group.request({"op": "echo", "text": "again"}, 30)[0]["result"]["echo"] == "again"
+    assert group.starts == 2
+
+
+def test_an_exit_status_is_named(group: RankGroup) -> None:
+    with pytest.raises(RankDied, match="exit status 7"):
+        group.request({"op": "exit"}, 30)
+
+
+def test_a_rank_that_hangs_misses_the_deadline_and_is_killed(group: RankGroup) -> None:
+    group.request({"op": "echo"}, 30)
+    pids = group.pids()
+    began = time.monotonic()
+    with pytest.raises(DeadlinePassed, match=r"rank 1 of 2 gave no answer within 0\.5 s"):
+        group.request({"op": "hang", "rank": "1"}, 0.5)
+    assert time.monotonic() - began < 30
+    assert not any(is_running(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("op", "ranks", "code", "text"),
+    [
+        ("row error", 2, "video_too_short", "has 2 frames"),
+        ("bug", 1, "internal", "KeyError: 'surprise'"),
+        ("memory", 1, "out_of_memory", "no more"),
+        ("full GPU", 1, "out_of_memory", "AcceleratorError: CUDA error"),
+        ("full disk", 1, "storage", "No space left on device"),
+        ("no bucket", 1, "storage", "EndpointConnectionError: could not connect"),
+    ],
+)
+def test_an_error_of_a_row_is_an_answer_and_the_ranks_live_on(
+    op: str, ranks: int, code: str, text: str
+) -> None:
+    group = a_group(ranks)
+    answer = group.request({"op": op}, 30)[0]
+    assert answer["error_code"] == code
+    assert text in answer["error"]
+    group.request({"op": "echo"}, 30)
+    assert group.starts == 1
+    group.close()
+
+
+@pytest.mark.parametrize(
+    ("op", "ranks", "code"),
+    [
+        ("illegal access", 1, "internal"),
+        ("library", 1, "internal"),
+        ("bug", 2, "internal"),
+        ("full disk", 2, "storage"),
+        ("memory", 2, "out_of_memory"),
+    ],
+)
+def test_ranks_that_an_error_left_unfit_are_ended_and_the_next_request_is_not_charged_for_it(
+    op: str, ranks: int, code: str
+) -> None:
+    group = a_group(ranks)
+    group.start()
+    pids = group.pids()
+    assert group.request({"op": op}, 30)[0]["error_code"] == code
+    assert not any(is_running(pid) for pid in pids)
+    assert len(group.request({"op": "echo"}, 30)) == ranks
+    assert group.starts == 2
+    group.close()
+
+
+def test_the_error_of_one_rank_is_the_answer_where_the_others_wait_for_it(
+    group: RankGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.ranks.owner.AGREE_S", 0.5)
+    (answer,) = group.request({"op": "row error", "others": "hang", "rank": "1"}, 60)
+    assert answer["error_code"] == "video_too_short"
+    assert group.pids() == []
+    assert len(group.request({"op": "echo"}, 30)) == 2
+
+
+def test_a_rank_that_cannot_work_says_why() -> None:
+    group = a_group(refuse="no such checkpoint")
+    with pytest.raises(GroupCannotStart, match="no such checkpoint"):
+        group.start()
+    assert group.pids() == []
+
+
+def test_a_start_that_takes_too_long_is_ended() -> None:
+    group = RankGroup(COMMAND, 1, {"hang": True}, start_deadline_s=1.5)
+    with pytest.raises(DeadlinePassed):
+        group.start()
+    assert group.pids() == []
+
+
+def test_ranks_end_with_their_owner_even_when_it_is_killed() -> None:
+    owner = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import time; from tests.cluster.test_ranks import a_group\n"
+            "group = a_group(); group.start(); print(*group.pids(), flush=True)\n"
+            "time.sleep(3600)",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdout
+    pids = [int(pid) for pid in owner.stdout.readline().split()]
+    assert len(pids) == 2
+    assert all(is_running(pid) for pid in pids)
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    until = time.monotonic() + 20
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < until, "ranks outlived their owner"
+        os.sched_yield()

@@ -1,0 +1,90 @@
+"""Two ranks with a small model, as an actor starts them."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.ranks.editing import prompt_store
+from cluster.ranks.owner import RankGroup, rank_command
+from pipeline.media.encoding import write_clip
+from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
+from pipeline.model.text_encoder import encode_prompt
+from pipeline.settings import EditingSettings, Inversion, Reconstruction, VideoSettings
+from tests.drawn_videos import waves
+
+pytestmark = pytest.mark.distributed
+DEADLINE_S = 240
+
+
+@pytest.fixture
+def settings(checkpoints: dict[str, Path], tmp_path: Path) -> EditingSettings:
+    settings = EditingSettings(
+        checkpoint=str(checkpoints["2b"]),
+        output=str(tmp_path / "out"),
+        video=VideoSettings(height=32, width=48, frames=9),
+        inversion=Inversion(steps=2, vae_psnr=False),
+        reconstruction=Reconstruction(start="inverted", guidance_scale=2.0),
+    )
+    info = open_checkpoint(settings.checkpoint)
+    tokenizer, encoder = load_text_encoder(info, torch.float32, "cpu")
+    for prompt in ("", "a red fox"):
+        embedding = encode_prompt(tokenizer, encoder, prompt, info.text_tokens)
+        prompt_store(settings, info).write(prompt, embedding)
+    return settings
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files of the group's owner and of its ranks."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def group(settings: EditingSettings, temporary: Path) -> Iterator[RankGroup]:
+    start = {
+        "work": "edits",
+        "settings": asdict(settings),
+        "device": "cpu",
+        "degrees": {"ulysses": 2, "ring": 1, "cfg": 1},
+    }
+    group = RankGroup(rank_command(), 2, start, start_deadline_s=DEADLINE_S)
+    yield group
+    group.close()
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> dict[str, Any]:
+    with (tmp_path / "clip.mp4").open("wb") as file:
+        write_clip(file, torch.from_numpy(waves(9, 40, 60)), fps=8)
+    return {"video_id": "clip", "video": str(tmp_path / "clip.mp4")}
+
+
+def test_a_group_leaves_no_temporary_file_and_says_which_ranks_slice_was_damaged(
+    group: RankGroup, settings: EditingSettings, temporary: Path, video: dict[str, Any]
+) -> None:
+    group.start()
+    assert not list(temporary.iterdir()), "a group that is killed now leaves it for ever"
+    inverted = group.request({"op": "invert", "video": video}, DEADLINE_S)[0]["result"]
+    folder = Path(settings.output) / "trajectories" / inverted["key"]
+    (shard,) = folder.glob("shard-00001-of-00002-*")
+    data = bytearray(shard.read_bytes())
+    data[-3] ^= 4
+    shard.write_bytes(data)
+    edits = [{"edit_id": "red", "prompt": "a red fox"}]
+    asked = {"op": "reconstruct", "video": video, "inverted": inverted, "edits": edits}
+    answers = group.request({**asked, "source_prompt": None}, DEADLINE_S)
+    for answer in answers:
+        (made,) = answer["result"]
+        assert made["error_code"] is None
+        assert f"{shard.name}, level 2: chunk 47 is altered" in made["damaged"]
+    assert group.starts == 1
+    assert not list(temporary.iterdir())

@@ -1,0 +1,117 @@
+"""Reading what `retake manifest` converts: parsing, finding videos, and every kind of storage."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from jobs.manifest.converters import from_five, from_folder, from_table
+from jobs.manifest.sources import ConvertError, Source
+
+
+def saved(folder: Path, content: object, name: str = "source.json") -> str:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+    return str(path)
+
+
+def refusal(convert: Callable[..., Any], *args: Any, **options: Any) -> str:
+    with pytest.raises(ConvertError) as caught:
+        convert(*args, **options)
+    return str(caught.value)
+
+
+def prompts(row: dict[str, Any]) -> list[str]:
+    return [edit["prompt"] for edit in row["edits"]]
+
+
+def test_a_folder_may_have_a_name_that_looks_like_a_glob(tmp_path: Path) -> None:
+    (tmp_path / "[x]").mkdir()
+    (tmp_path / "[x]" / "a.mp4").touch()
+    assert len(from_folder(str(tmp_path / "[x]"), ["p"]).rows) == 1
+
+
+def test_links_to_videos_are_videos(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "a1b2").touch()
+    (tmp_path / "chosen" / "folder.mp4").mkdir(parents=True)
+    (tmp_path / "chosen" / "a.mp4").symlink_to(tmp_path / "store" / "a1b2")
+    (tmp_path / "chosen" / "gone.mp4").symlink_to(tmp_path / "store" / "gone")
+    (row,) = from_folder(str(tmp_path / "chosen"), ["p"]).rows
+    assert row["video"] == str(tmp_path / "chosen" / "a.mp4")
+
+
+def test_a_folder_in_a_store_gives_whole_uris() -> None:
+    root = f"memory://{uuid.uuid4().hex}"
+    with fsspec.open(f"{root}/in/a.mp4", "wb") as file:
+        file.write(b"x")
+    (row,) = from_folder(root, ["p"]).rows
+    assert row["video"] == f"{root}/in/a.mp4".replace("memory://", "memory:///")
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_other_delimiters_and_a_byte_order_mark_are_read(tmp_path: Path, delimiter: str) -> None:
+    text = "\ufeff" + delimiter.join(("video ", "prompt")) + "\r\n"
+    text += delimiter.join(("a.mp4", "one, two")) + "\r\n" + delimiter + "\r\n"
+    (row,) = from_table(saved(tmp_path, text)).rows
+    assert prompts(row) == ["one, two"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"[{]", "not valid JSON"),
+        (b"video,prompt\n\xff\xfe,x\n", "not UTF-8"),
+        (b'video,prompt\n"a.mp4,x\n', "not valid CSV"),
+    ],
+)
+def test_a_file_that_cannot_be_parsed_is_refused_with_its_name(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    path = tmp_path / "source"
+    path.write_bytes(content)
+    message = refusal(from_table, str(path))
+    assert said in message and str(path) in message
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    said = refusal(from_table, saved(tmp_path, "video,prompt,prompt \na.mp4,red,blue\n"))
+    assert "2 columns are called 'prompt'; only one of them would be read. Rename them" in said
+
+
+def test_a_missing_source_is_refused(tmp_path: Path) -> None:
+    assert "FileNotFoundError" in refusal(from_table, str(tmp_path / "none.csv"))
+    assert "no file matches" in refusal(from_five, str(tmp_path / "edit*.json"))
+    assert "s4" in refusal(from_table, "s4://bucket/none.csv")
+    assert "no folder" in refusal(from_folder, str(tmp_path / "none"), ["p"])
+
+
+def test_a_source_may_have_a_name_that_looks_like_a_glob(tmp_path: Path) -> None:
+    uri = saved(tmp_path, "video,prompt\na.mp4,one\n", "prompts[1].csv")
+    assert len(from_table(uri).rows) == 1
+
+
+def test_a_source_in_a_store_finds_its_videos_beside_it() -> None:
+    root = f"memory://{uuid.uuid4().hex}"
+    with fsspec.open(f"{root}/t.csv", "w") as file:
+        file.write("video,prompt\nclips/a.mp4,one\n")
+    (row,) = from_table(f"{root}/t.csv").rows
+    assert row["video"] == f"{root}/clips/a.mp4".replace("memory://", "memory:///")
+
+
+def test_videos_are_found_by_path_name_or_stem_and_mp4_goes_first(tmp_path: Path) -> None:
+    for name in ("b/clip.mp4", "a/clip.mov", "a/clip.webm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = ("clip", "a/clip", "clip.webm", "clip.avi", "/abs/clip.mp4", "other.mp4")
+    source = Source(str(tmp_path / "t.csv"), str(tmp_path))
+    found = ["b/clip.mp4", "a/clip.mov", "a/clip.webm", "b/clip.mp4", "/abs/clip.mp4", "other.mp4"]
+    assert [source.locate(name) for name in names] == [str(tmp_path / name) for name in found]
+    assert list(source.absent) == ["other.mp4"]

@@ -1,0 +1,154 @@
+"""What the ranks of `test_parallel.py` compute.
+
+Run as `python -m tests.pipeline.parallel_rank FOLDER`, an empty one. Every rank of every group
+leaves what it computed there; the answers of one process are there too.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.algorithm.inversion import invert
+from pipeline.algorithm.reconstruction import Edit, reconstruct
+from pipeline.model.parallel.degrees import Degrees
+from pipeline.model.scheduler import schedule_from_config
+from pipeline.model.transformer import Branch, OneRank, TokenGroup, VelocityModel
+from pipeline.settings import Reconstruction
+from tests.rank_processes import run_groups
+from tests.small_models import FAMILIES, make_transformer, scheduler
+
+GROUPS = [
+    ((0, 1, 2), Degrees(ulysses=3)),
+    ((0, 1, 2), Degrees(ring=3)),
+    ((0, 1), Degrees(ulysses=2)),
+    ((2, 3), Degrees(ring=2)),
+    ((0, 1), Degrees(cfg=2)),
+    ((0, 1, 2, 3), Degrees(ulysses=2, ring=2)),
+    ((0, 1, 2, 3), Degrees(ulysses=2, cfg=2)),
+]
+SIZES = {
+    # text tokens, and frames, height and width of the latents (1.5-5b: twice the frames)
+    "divides": (12, (3, 8, 12)),  # 72 video tokens
+    "does not divide": (7, (5, 10, 10)),  # 125
+    "hardly any": (2, (1, 2, 10)),  # 5: some ranks hold no text at all
+}
+CHANNELS, TEXT_DIM, STEPS = 16, 32, 2
+AT_ONCE = (1, 2)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+
+    def work(group: TokenGroup, degrees: Degrees) -> None:
+        answers = compute(group) | gathered(group)
+        if degrees.ring > 1:
+            answers["ring order"] = ring_order()
+        torch.save(answers, answers_file(folder, degrees, group.rank))
+
+    def alone() -> None:
+        answers = compute(OneRank())
+        answers["xfuser imported"] = torch.tensor("xfuser" in sys.modules)
+        torch.save(answers, folder / "alone.pt")
+
+    run_groups(GROUPS, folder, work, alone)
+
+
+def answers_file(folder: Path, degrees: Degrees, rank: int) -> Path:
+    return folder / f"{degrees}, rank {rank}.pt"
+
+
+def compute(group: TokenGroup) -> dict[str, Tensor]:
+    """Invert and reconstruct with every family at every size."""
+    answers: dict[str, Tensor] = {}
+    for family in FAMILIES:
+        for size in SIZES:
+            for name, answer in _invert_and_reconstruct(family, size, group).items():
+                answers[f"{family}, {size}, {name}"] = answer
+    return answers
+
+
+def _invert_and_reconstruct(family: str, size: str, group: TokenGroup) -> dict[str, Tensor]:
+    text_tokens, (frames, height, width) = SIZES[size]
+    frames *= 2 if family == "1.5-5b" else 1
+    clean = noise(9, frames, CHANNELS, height, width)
+    # Six heads, which Ulysses can split over 2 and over 3.
+    transformer = make_transformer(
+        family,
+        num_attention_heads=6,
+        max_text_seq_length=text_tokens,
+        sample_frames=4 * (frames - 1) + 1,
+        sample_height=height,
+        sample_width=width,
+    )
+    schedule = schedule_from_config(scheduler(family), STEPS)
+    model = VelocityModel(transformer, {}, group=group)
+    model.prompts = {
+        prompt: noise(i, text_tokens, TEXT_DIM) for i, prompt in enumerate(["", "a", "b", "worse"])
+    }
+    trajectory = invert(model.velocity(), clean, schedule)
+    answers = {"trajectory": trajectory}
+    # Three edits make five branches, which are no two equal halves.
+    edits = [Edit("a", "worse"), Edit("b", guidance_scale=5.0), Edit("a", guidance_scale=1.0)]
+    for reference in ("shared", "null"):
+        settings = Reconstruction(
+            start="inverted", reference=reference, residual=reference == "null"
+        )
+        edited = reconstruct(model, lambda level: trajectory[level], edits, schedule, settings)
+        answers[f"edits, {reference} reference"] = edited.latents
+    branches = [Branch(clean, "worse", "worse"), Branch(clean, "a", "a")]
+    for prompt, velocity in model.predict(branches, 500, clean)[1].items():
+        answers[f"own velocity, {prompt}"] = velocity
+    branches = [Branch(x, "ab"[i % 2], ["", "a"][i % 2]) for i, x in enumerate(trajectory)]
+    for at_once in AT_ONCE:
+        model.max_branches = at_once
+        velocities, own = model.predict(branches, 500, clean)
+        answers[f"{at_once} at once"] = torch.stack([*velocities, *own.values()])
+    answers["forwards"] = torch.tensor([model.forwards.plain, model.forwards.injected])
+    return answers
+
+
+def noise(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def gathered(group: TokenGroup) -> dict[str, Tensor]:
+    """What a group gathers beside tokens: rank r gives r + 1 values, in every dtype."""
+    counts = [rank + 1 for rank in range(group.ranks)]
+    answers = {
+        str(dtype): group.gather_values(noise(group.rank, counts[group.rank]).to(dtype), counts)
+        for dtype in (torch.float16, torch.bfloat16, torch.float32)
+    }
+    objects = group.gather_objects({"rank": group.rank})
+    answers["objects"] = torch.tensor([value["rank"] for value in objects])
+    try:
+        group.exchange(7, 1)
+        refused = False
+    except ValueError:
+        refused = True
+    answers["one token refused"] = torch.tensor(refused)
+    return answers
+
+
+def ring_order() -> Tensor:
+    """Whose keys torch's ring attention hands over, step by step."""
+    from torch.distributed import get_rank
+    from torch.distributed.tensor.experimental._attention import _templated_ring_attention
+    from yunchang.globals import PROCESS_GROUP
+
+    seen: list[float] = []
+
+    def record(query: Tensor, key: Tensor, value: Tensor, **_: object) -> tuple[Tensor, Tensor]:
+        seen.append(key.flatten()[0].item())
+        return query, query.sum(-1)
+
+    own = torch.full((1, 1, 2, 4), float(get_rank(PROCESS_GROUP.RING_PG)))
+    _templated_ring_attention(PROCESS_GROUP.RING_PG, 1, record, own, own, own)
+    return torch.tensor(seen)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Checkpoints: which family a folder holds, what is refused, and what names its weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import UnsupportedCheckpoint
+from pipeline.model.checkpoint import (
+    CheckpointInfo,
+    load_text_encoder,
+    load_transformer,
+    load_vae,
+    open_checkpoint,
+)
+from tests.published_models import CLIPS, LATENTS, TRANSFORMERS, VAE, VIDEO_TOKENS
+from tests.small_models import FAMILIES, FRAMES, HEIGHT, WIDTH, scheduler, write_json
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
+    """A 5b checkpoint that a test may change."""
+    return Path(shutil.copytree(checkpoints["5b"], tmp_path / "copy"))
+
+
+def change(path: Path, **values: Any) -> None:
+    """Set keys of a JSON file; None removes one."""
+    content = {**json.loads(path.read_text()), **values}
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def published(family: str) -> CheckpointInfo:
+    return CheckpointInfo(Path(), family, TRANSFORMERS[family], VAE, scheduler(family), "")  # type: ignore[arg-type]
+
+
+# What it is
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_tells_its_family_and_sizes(checkpoints: dict[str, Path], family: str) -> None:
+    info = open_checkpoint(str(checkpoints[family]))
+    assert info.family == family
+    assert (info.frames, info.height, info.width) == (FRAMES, HEIGHT, WIDTH)
+    assert info.size_multiple == 16
+    assert info.latent_frames_multiple == (2 if family == "1.5-5b" else 1)
+    assert info.heads == (6 if family == "2b" else 8)
+    assert info.text_tokens == (18 if family == "1.5-5b" else 20)
+    assert info.scheduler["snr_shift_scale"] == (3.0 if family == "2b" else 1.0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_published_checkpoint_has_its_real_shape(family: str) -> None:
+    info = published(family)
+    assert (info.frames, info.height, info.width) == CLIPS[family]
+    assert info.latent_shape(*CLIPS[family]) == LATENTS[family]
+    assert info.video_tokens(*CLIPS[family]) == VIDEO_TOKENS[family]
+    assert info.text_tokens == (224 if family == "1.5-5b" else 226)
+
+
+@given(
+    family=st.sampled_from(FAMILIES),
+    chunks=st.integers(1, 40),
+    rows=st.integers(1, 60),
+    columns=st.integers(1, 60),
+)
+def test_tokens_fill_the_latent_of_any_clip(
+    family: str, chunks: int, rows: int, columns: int
+) -> None:
+    info = published(family)
+    height, width = rows * info.size_multiple, columns * info.size_multiple
+    frames, channels, latent_rows, latent_columns = info.latent_shape(4 * chunks + 1, height, width)
+    multiple = info.latent_frames_multiple
+    assert frames % multiple == 0
+    assert 0 <= frames - (chunks + 1) < multiple
+    assert (channels, latent_rows, latent_columns) == (16, height // 8, width // 8)
+    tokens = info.video_tokens(4 * chunks + 1, height, width)
+    assert tokens * multiple * 2 * 2 == frames * latent_rows * latent_columns
+
+
+def test_every_part_loads_in_the_dtype_that_is_asked_for(checkpoint: Path) -> None:
+    info = open_checkpoint(str(checkpoint))
+    _, encoder = load_text_encoder(info, torch.bfloat16, "cpu")
+    parts = (
+        load_transformer(info, torch.bfloat16, "cpu"),
+        load_vae(info, torch.bfloat16, "cpu"),
+        encoder,
+    )
+    for part in parts:
+        assert not part.training
+        assert not any(p.requires_grad for p in part.parameters())
+    assert parts[0].proj_out.weight.dtype == torch.bfloat16
+    assert next(parts[1].parameters()).dtype == torch.bfloat16
+    assert next(parts[2].parameters()).dtype == torch.bfloat16
+
+
+def test_the_dtype_of_a_family_is_the_one_it_was_trained_in() -> None:
+    for family in FAMILIES:
+        info = published(family)
+        assert info.dtype("auto", "cpu") == torch.float32
+        assert info.dtype("auto", "cuda") == (torch.float16 if family == "2b" else torch.bfloat16)
+        assert info.dtype("fp32", "cuda") == torch.float32
+        assert info.dtype("bf16", "cpu") == torch.bfloat16
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("model_index.json", {"_class_name": "CogVideoXImageToVideoPipeline"}),
+        ("transformer/config.json", {"in_channels": 32}),
+        ("transformer/config.json", {"use_learned_positional_embeddings": True}),
+        ("transformer/config.json", {"ofs_embed_dim": 512}),
+    ],
+)
+def test_an_image_to_video_checkpoint_is_refused_by_name(
+    copy: Path, file: str, values: dict[str, Any]
+) -> None:
+    change(copy / file, **values)
+    with pytest.raises(UnsupportedCheckpoint, match=r"image-to-video.*text-to-video model"):
+        open_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusionPipeline", "CogVideoXFunControlPipeline", None])
+def test_another_pipeline_is_refused_with_what_was_expected(copy: Path, kind: str | None) -> None:
+    change(copy / "model_index.json", _class_name=kind)
+    with pytest.raises(UnsupportedCheckpoint, match=f"{kind or 'unknown'}; expected a CogVideoX"):
+        open_checkpoint(str(copy))
+
+
+def test_a_model_that_predicts_noise_is_refused(copy: Path) -> None:
+    change(copy / "scheduler/scheduler_config.json", prediction_type="epsilon")
+    with pytest.raises(UnsupportedCheckpoint, match="'epsilon'"):
+        open_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize(
+    "name", ["vae/config.json", "model_index.json", "text_encoder/config.json"]
+)
+def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(UnsupportedCheckpoint, match=f"lacks {name}; expected"):
+        open_checkpoint(str(copy))
+
+
+@pytest.mark.parametrize("uri", ["nowhere", "/no/such/folder", "pkg://no_such_package/folder"])
+def test_a_folder_that_is_not_there_is_refused(uri: str) -> None:
+    with pytest.raises(UnsupportedCheckpoint, match=uri):
+        open_checkpoint(uri)
+
+
+def test_a_pointer_in_the_place_of_weights_is_refused_with_the_way_out(copy: Path) -> None:
+    (copy / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\nsize 123\n")
+    with pytest.raises(UnsupportedCheckpoint, match="git lfs pull"):
+        open_checkpoint(str(copy))
+
+
+# What names it
+
+
+def flip_a_byte(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def flip_a_weight(path: Path) -> None:
+    """The first value of the smallest tensor."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header.pop("__metadata__", None)
+    spans = [entry["data_offsets"] for entry in header.values()]
+    flip_a_byte(path, 8 + length + min(spans, key=lambda span: span[1] - span[0])[0])
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a setting": lambda path: change(path / "transformer/config.json", norm_eps=1e-4),
+    "the schedule": lambda path: change(path / "scheduler/scheduler_config.json", beta_end=0.013),
+    "a value of a small tensor": lambda path: flip_a_weight(path / WEIGHTS),
+    "the last weight": lambda path: flip_a_byte(path / WEIGHTS, -1),
+    "the VAE": lambda path: flip_a_weight(path / "vae/diffusion_pytorch_model.safetensors"),
+    "the name of a file": lambda path: shutil.move(
+        path / WEIGHTS, path / "transformer/other.safetensors"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_the_fingerprint_changes_with(copy: Path, what: str) -> None:
+    before = open_checkpoint(str(copy)).fingerprint
+    CHANGES[what](copy)
+    assert open_checkpoint(str(copy)).fingerprint != before
+
+
+def test_the_fingerprint_is_that_of_the_contents_wherever_they_lie(
+    copy: Path, checkpoints: dict[str, Path]
+) -> None:
+    original = open_checkpoint(str(checkpoints["5b"])).fingerprint
+    (copy / "README.md").write_text("notes")
+    (copy / WEIGHTS).touch()
+    assert open_checkpoint(str(copy)).fingerprint == original
+    assert len(original) == 16
+    assert len({open_checkpoint(str(path)).fingerprint for path in checkpoints.values()}) == 3
+
+
+# Where it lies
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_a_checkpoint_in_storage_is_copied_once(
+    copy: Path, tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if scheme == "memory":
+        uri = f"memory://{tmp_path.name}/checkpoint"
+        fsspec.filesystem("memory").put(str(copy), f"/{tmp_path.name}/checkpoint", recursive=True)
+    else:
+        uri = f"file://{copy}"
+    cache = tmp_path / "cache"
+    info = open_checkpoint(uri, cache=cache)
+    assert info.fingerprint == open_checkpoint(str(copy)).fingerprint
+    assert info.path.is_relative_to(cache)
+    monkeypatch.setattr(fsspec.filesystem(scheme), "get_file", None)
+    again = open_checkpoint(uri, cache=cache)
+    assert again.path == info.path
+    assert [p.name for p in (cache / "checkpoints").iterdir()] == [info.path.name]
+
+
+def test_a_checkpoint_that_changed_in_storage_is_copied_anew(copy: Path, tmp_path: Path) -> None:
+    uri, cache = f"file://{copy}", tmp_path / "cache"
+    first = open_checkpoint(uri, cache=cache)
+    write_json(copy / "scheduler/scheduler_config.json", scheduler(beta_end=0.0125))
+    second = open_checkpoint(uri, cache=cache)
+    assert second.scheduler["beta_end"] == 0.0125
+    assert second.path != first.path
+
+
+def test_a_copy_that_breaks_off_leaves_nothing_that_looks_whole(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, cache = f"file://{copy}", tmp_path / "cache"
+    fs = fsspec.filesystem("file")
+    get_file = fs.get_file
+    copied: list[str] = []
+
+    def breaks(source: str, target: str) -> None:
+        if len(copied) == 3:
+            raise ConnectionError("gone")
+        copied.append(source)
+        get_file(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "get_file", breaks)
+        with pytest.raises(ConnectionError):
+            open_checkpoint(uri, cache=cache)
+    assert list((cache / "checkpoints").iterdir()) == []
+    assert open_checkpoint(uri, cache=cache).family == "5b"
+
+
+@pytest.mark.parametrize("uri", ["memory://nothing/here", "file:///no/such/folder"])
+def test_nothing_in_storage_is_refused(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedCheckpoint, match="there is no such folder"):
+        open_checkpoint(uri, cache=tmp_path)
