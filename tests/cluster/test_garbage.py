@@ -12,23 +12,23 @@ from tests.pipeline.trajectories.test_trajectory import store as store_trajector
 
 def test_it_deletes_what_no_result_names_and_only_that(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
-    for key in ("done", "half", "stale"):
+    for key in ("done", "partly", "stale"):
         output.write(f"trajectories/{key}/index.json", b"{}")
         output.write(f"trajectories/{key}/shard.safetensors", b"x" * 100)
     store(
         output,
         "r1",
         a_result("a", "1", trajectory="done"),
-        a_result("b", "1", trajectory="half"),
-        a_result("b", "2", "failed", trajectory="half"),
+        a_result("b", "1", trajectory="partly"),
+        a_result("b", "2", "failed", trajectory="partly"),
     )
     assert collect_garbage(output, "always") == {"stale": 102}
     assert not (tmp_path / "trajectories/stale").exists()
     assert collect_garbage(output, "always") == {}
     assert collect_garbage(output, "until_done") == {"done": 102}
     assert output.list("trajectories") == [
-        "trajectories/half/index.json",
-        "trajectories/half/shard.safetensors",
+        "trajectories/partly/index.json",
+        "trajectories/partly/shard.safetensors",
     ]
 
 
@@ -37,11 +37,11 @@ def test_it_deletes_what_a_killed_process_left_half_written(tmp_path: Path) -> N
     folder = output.child("trajectories/mine")
     store_trajectory(folder, entries(), key="mine")
     named = folder.list()
-    half = tmp_path / "trajectories/mine/.shard-00000.safetensors.1a2b3c4d"
-    half.write_bytes(b"x" * 11)
+    temporary = tmp_path / "trajectories/mine/.shard-00000.safetensors.1a2b3c4d"
+    temporary.write_bytes(b"x" * 11)
     store(output, "r1", a_result("mine", "1", trajectory="mine"))
     assert collect_garbage(output, "always") == {"mine": 11}
-    assert not half.exists()
+    assert not temporary.exists()
     assert folder.list() == named
 
 

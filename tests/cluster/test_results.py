@@ -1,5 +1,6 @@
 """Results are the ledger: what is done, what is newest, and what a crash leaves behind."""
 
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,19 +8,17 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.results.ledger import (
-    SCHEMA,
-    Keys,
-    ResultWriter,
-    compact,
-    current_rows,
-    done_key,
-    read_done,
-    read_parts,
-)
+from cluster.results.compaction import compact, current_rows
+from cluster.results.ledger import Keys, ResultWriter, done_key, read_done, read_parts
+from cluster.results.schema import SCHEMA, to_parquet
+from pipeline.records import EditResult
 from pipeline.storage import Folder
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+OLDER = pa.schema(
+    [f.with_type(pa.int32()) if f.type == pa.int64() and f.name != "seed" else f for f in SCHEMA]
+)
+"""The columns as results written before 0.2 have them: integers of 32 bits, but for the seed."""
 
 
 def a_result(video: str, edit: str, status: str = "ok", minute: int = 0, **values: object) -> dict:
@@ -35,6 +34,12 @@ def a_result(video: str, edit: str, status: str = "ok", minute: int = 0, **value
 
 def store(output: Folder, run: str, *rows: dict) -> None:
     ResultWriter(output, run).write([pa.Table.from_pylist(list(rows), schema=SCHEMA)])
+
+
+def store_older(output: Folder, run: str, *rows: dict) -> None:
+    """As `store`, with the column types of older results."""
+    table = pa.Table.from_pylist(list(rows), schema=OLDER)
+    output.write(f"results/{run}-000000.parquet", to_parquet(table))
 
 
 def all_rows(output: Folder) -> list[dict]:
@@ -155,7 +160,7 @@ def test_a_column_whose_type_was_changed_becomes_text(tmp_path: Path) -> None:
     }
 
 
-def test_a_whole_number_that_no_float_holds_is_kept_beside_floats(tmp_path: Path) -> None:
+def test_an_integer_that_no_float_holds_becomes_text_beside_floats(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
     for run, post in (("r1", 2**53 + 1), ("r2", 1.5)):
         table = pa.Table.from_pylist([a_result(run, "a")], schema=SCHEMA)
@@ -173,3 +178,55 @@ def test_the_current_rows_are_those_that_compaction_leaves(tmp_path: Path) -> No
     compact(output, "r2")
     assert before == current_rows(output) == all_rows(output)
     assert [row["edit_id"] for row in before] == ["b", "a", "c"]
+
+
+def test_the_columns_are_those_of_the_record() -> None:
+    assert SCHEMA.names == [field.name for field in fields(EditResult)]
+    assert SCHEMA.field("frames").type == SCHEMA.field("attempts").type == pa.int64()
+
+
+def test_older_results_with_short_integers_are_read_and_compacted(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    assert OLDER != SCHEMA
+    store_older(output, "r1", a_result("v", "a", frames=33), a_result("v", "b", "failed", frames=9))
+    assert done_key("v", "a", "f") in read_done(output)
+    store(output, "r2", a_result("v", "b", minute=1, frames=17, attempts=2))
+    assert len(read_done(output)) == 2
+    before = current_rows(output)
+    compact(output, "r2")
+    assert before == current_rows(output)
+    assert {row["edit_id"]: row["frames"] for row in before} == {"a": 33, "b": 17}
+    ((_, table),) = read_parts(output)
+    assert table.schema == SCHEMA
+
+
+def test_compacted_older_results_get_the_columns_of_today(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    store_older(output, "r1", a_result("v", "a", "failed", frames=33))
+    store_older(output, "r2", a_result("v", "a", minute=1, frames=33))
+    compact(output, "r3")
+    ((_, table),) = read_parts(output)
+    assert table.schema == SCHEMA
+
+
+def test_results_whose_metrics_have_other_names_are_joined(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    other = pa.struct([("flicker", pa.float64()), ("sharpness", pa.float64())])
+    place = SCHEMA.get_field_index("metrics")
+    schema = SCHEMA.set(place, SCHEMA.field("metrics").with_type(other))
+    measured = {"flicker": 0.25, "sharpness": 3.0}
+    table = pa.Table.from_pylist([a_result("v", "a", metrics=measured)], schema=schema)
+    ResultWriter(output, "r1").write([table])
+    store(output, "r2", a_result("v", "b", metrics={"flicker": 0.5}), a_result("v", "b", minute=1))
+    compact(output, "r2")
+    metrics = {row["edit_id"]: row["metrics"] for row in all_rows(output)}
+    assert (metrics["a"]["flicker"], metrics["a"]["sharpness"]) == (0.25, 3.0)
+    assert metrics["a"]["noise_std"] is None
+    assert metrics["b"] is None
+
+
+def test_rows_without_a_fingerprint_alone_leave_nothing_done(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    assert len(read_done(output)) == 0
+    store(output, "r1", a_result(None, None, "failed", fingerprint=None))
+    assert len(read_done(output)) == 0
