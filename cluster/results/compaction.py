@@ -31,15 +31,15 @@ def compact(output: Folder, run: str) -> None:
     parts, rows = [], []
     for name, table in read_parts(output, columns):
         parts.append(name)
-        rows += [_RowInfo.of(name, index, row) for index, row in enumerate(table.to_pylist())]
+        rows += [_RowInfo.of(name, number, row) for number, row in enumerate(table.to_pylist())]
     current = _current(rows)
     if len(current) == len(rows) and len(parts) * ROWS_PER_FILE <= len(rows) + ROWS_PER_FILE:
         return
     indices: dict[str, list[int]] = {}
     for row in current:
-        indices.setdefault(row.part, []).append(row.index)
-    for number, table in enumerate(_rewritten(output, indices)):
-        output.write(f"{FOLDER}/{run}-compact-{number:06d}.parquet", to_parquet(table))
+        indices.setdefault(row.part, []).append(row.number)
+    for file, table in enumerate(_rewritten(output, indices)):
+        output.write(f"{FOLDER}/{run}-compact-{file:06d}.parquet", to_parquet(table))
     for name in parts:
         output.remove(name)
 
@@ -48,12 +48,12 @@ def current_rows(output: Folder) -> list[dict[str, Any]]:
     """The rows that `compact` leaves, whether or not it has run."""
     infos, rows = [], []
     for name, table in read_parts(output):
-        for index, row in enumerate(table.to_pylist()):
-            infos.append(_RowInfo.of(name, index, row))
+        for number, row in enumerate(table.to_pylist()):
+            infos.append(_RowInfo.of(name, number, row))
             rows.append(row)
-    current = {(info.part, info.index) for info in _current(infos)}
+    current = {(info.part, info.number) for info in _current(infos)}
     return [
-        row for info, row in zip(infos, rows, strict=True) if (info.part, info.index) in current
+        row for info, row in zip(infos, rows, strict=True) if (info.part, info.number) in current
     ]
 
 
@@ -61,7 +61,7 @@ class _RowInfo(NamedTuple):
     """Where a row lies in the results, and what decides whether it is current.
 
     Args:
-        part, index: the file, and the row's number in it.
+        part, number: the file, and the row's number in it.
         edit: identifies the edit. A row that was refused because its `video_id` is another row's
             has an identity of its own, so that it does not replace that row.
         has_edit_id: False where the row check could not read the edits of the video.
@@ -69,7 +69,7 @@ class _RowInfo(NamedTuple):
     """
 
     part: str
-    index: int
+    number: int
     video_id: str | None
     edit: str
     has_edit_id: bool
@@ -78,11 +78,11 @@ class _RowInfo(NamedTuple):
     finished_at: datetime
 
     @classmethod
-    def of(cls, part: str, index: int, row: Mapping[str, Any]) -> _RowInfo:
+    def of(cls, part: str, number: int, row: Mapping[str, Any]) -> _RowInfo:
         repeated = row["error_code"] == ErrorCode.DUPLICATE_VIDEO_ID
         return cls(
             part=part,
-            index=index,
+            number=number,
             video_id=row["video_id"],
             edit=f"{row['video_id']}\0{row['edit_id']}\0{row['video'] if repeated else ''}",
             has_edit_id=row["edit_id"] is not None,
