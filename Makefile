@@ -4,12 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test soak bench quality style clean
+.PHONY: demo test soak bench quality style docs clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade "pip>=24"
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,docs]"
 	touch $(READY)
 
 demo: $(READY)            ## edit a few drawn clips with the embedded checkpoint
@@ -29,9 +29,12 @@ quality: $(READY)         ## lint, format and types, as CI checks them
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-style: $(READY)           ## mend what can be mended
+style: $(READY)           ## fix what can be fixed without a decision
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)            ## the documentation, in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) demo build .coverage* htmlcov
