@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from cluster.results.ledger import FOLDER, read_parts, to_parquet
+from cluster.results.ledger import FOLDER, read_parts
+from cluster.results.schema import to_parquet
 from jobs.spec import JobError, absolute, model
 from pipeline.errors import RowError
 from pipeline.storage import Folder

@@ -8,6 +8,7 @@ import posixpath
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
@@ -15,7 +16,8 @@ from unittest.mock import patch
 import fsspec
 import pyarrow as pa
 
-from cluster.results.ledger import METRICS, SCHEMA, TIMINGS, to_parquet
+from cluster.results.schema import SCHEMA, to_parquet
+from pipeline.records import Metrics, Timings
 from pipeline.storage import Folder
 from tests.drawn_videos import draw, grays
 
@@ -26,7 +28,7 @@ HOSTILE = '<img src=x onerror="window.hacked=1"></script><script>window.hacked=1
 
 def make_row(video_id: str = "clip-1", edit_id: str | None = "red", **columns: Any) -> dict:
     """A row of an edit that was made; `metrics` in `columns` are set among the others."""
-    metrics = dict.fromkeys(METRICS, 0.5) | columns.pop("metrics", {})
+    metrics = dict.fromkeys(asdict(Metrics()), 0.5) | columns.pop("metrics", {})
     return {
         "video_id": video_id,
         "edit_id": edit_id,
@@ -42,7 +44,7 @@ def make_row(video_id: str = "clip-1", edit_id: str | None = "red", **columns: A
         "attempts": 1,
         "forwards": {"inversion": 16.0, "plain": 30.0, "injected": 60.0},
         "gpu_seconds": 2.0,
-        "timings": dict.fromkeys(TIMINGS, 0.5),
+        "timings": dict.fromkeys(asdict(Timings()), 0.5),
         "metrics": metrics,
         "guidance_scale": 6.0,
         "seed": 7,
@@ -58,7 +60,7 @@ def make_row(video_id: str = "clip-1", edit_id: str | None = "red", **columns: A
 
 
 def make_failed_row(code: str, error: str, **columns: Any) -> dict:
-    nothing = dict.fromkeys(METRICS)
+    nothing = asdict(Metrics())
     return make_row(
         **{
             "status": "failed",

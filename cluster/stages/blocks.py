@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.results.ledger import SCHEMA
+from cluster.results.schema import SCHEMA
 
 Row = dict[str, Any]
 """A row on its way: the columns of `WORK` as Python values."""

@@ -23,10 +23,11 @@ from cluster.ranks.owner import (
     RankGroupFailed,
     rank_command,
 )
-from cluster.results.ledger import METRICS, SCHEMA, TIMINGS
+from cluster.results.schema import SCHEMA
 from cluster.settings import GroupSettings
 from cluster.stages.blocks import WORK, Row, rebuilt
 from pipeline.errors import ErrorCode
+from pipeline.records import Metrics, Timings
 from pipeline.storage import Folder
 
 START_TRIES = 3
@@ -263,7 +264,7 @@ class ReconstructEdits(GroupStage):
         code = made.get("error_code")
         quarantined = code in (ErrorCode.RANK_DIED, ErrorCode.DEADLINE)
         share = 1 / row["owed_edits"] if inverted and is_owed(edit) else 0.0
-        timings = dict.fromkeys(TIMINGS, 0.0)
+        timings = asdict(Timings())
         for part, seconds in inverted.get("timings", {}).items():
             timings[part] = timings.get(part, 0.0) + seconds * share
         inversion_s = sum(timings.values()) * self.job.cluster.inversion.gpus
@@ -286,7 +287,7 @@ class ReconstructEdits(GroupStage):
             },
             "gpu_seconds": inversion_s + spent if self.device == "gpu" else 0.0,
             "timings": timings,
-            "metrics": {name: made.get("metrics", {}).get(name) for name in METRICS},
+            "metrics": {name: made.get("metrics", {}).get(name) for name in asdict(Metrics())},
             "run": self.job.run,
             "finished_at": datetime.now(UTC),
         }

@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from cluster.results.ledger import SCHEMA, current_rows
+from cluster.results.compaction import current_rows
+from cluster.results.schema import SCHEMA
 from pipeline.errors import ErrorCode
 from pipeline.storage import Folder
 

@@ -9,8 +9,10 @@ its video. Parts that ran on other ranks at the same time are not added up.
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 
-from cluster.results.ledger import TIMINGS, read_parts
+from cluster.results.ledger import read_parts
+from pipeline.records import Timings
 from pipeline.storage import Folder
 
 
@@ -24,7 +26,9 @@ def main() -> None:
     if not rows:
         raise SystemExit(f"{sys.argv[1]}: no edit is done")
     print(f"{len(rows)} edits\n\n| part | seconds an edit | share |\n|---|---|---|")
-    means = {part: sum(row["timings"][part] for row in rows) / len(rows) for part in TIMINGS}
+    means = {
+        part: sum(row["timings"][part] for row in rows) / len(rows) for part in asdict(Timings())
+    }
     for part, seconds in means.items():
         print(f"| {part} | {seconds:.3f} | {seconds / sum(means.values()):.1%} |")
     forwards = sum(sum(row["forwards"].values()) for row in rows) / len(rows)

@@ -11,7 +11,8 @@ import pytest
 
 from cluster.job import Job
 from cluster.ranks.owner import GroupCannotStart
-from cluster.results.ledger import SCHEMA, Keys, done_key
+from cluster.results.ledger import Keys, done_key
+from cluster.results.schema import SCHEMA
 from cluster.rows import default_video_id
 from cluster.scan import count_owed, scan_manifest
 from cluster.settings import ClusterSettings, GroupSettings

@@ -7,6 +7,7 @@ is refused and what is written, not how the edits look.
 import io
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import pytest
 import torch
 
 import jobs.demo
-from cluster.results.ledger import METRICS, TIMINGS, read_parts
+from cluster.results.ledger import read_parts
 from jobs.cli import EXIT_CANNOT_RUN, EXIT_DONE, EXIT_SOME_FAILED, execute
 from jobs.manifest.checks import write_manifest
 from jobs.run import manifest_folder
 from jobs.spec import parse_job
 from pipeline.media.encoding import write_clip
+from pipeline.records import Metrics, Timings
 from pipeline.storage import Folder
 from tests.drawn_videos import draw_sound
 
@@ -128,8 +130,8 @@ def test_a_result_row_has_the_whole_certificate_and_what_each_part_took(tmp_path
     rows = [a_row(a_video(tmp_path / "a.mp4"), "red", video_id="a")]
     assert run(tmp_path, rows, inversion={"vae_psnr": True, "round_trip": True}) == EXIT_DONE
     (row,) = results(tmp_path).values()
-    assert [name for name in METRICS if row["metrics"][name] is None] == []
-    assert [name for name in TIMINGS if not row["timings"][name] > 0] == []
+    assert [name for name in asdict(Metrics()) if row["metrics"][name] is None] == []
+    assert [name for name in asdict(Timings()) if not row["timings"][name] > 0] == []
     assert row["metrics"]["noise_level"] == 1.0
     assert row["gpu_seconds"] == 0.0
 
