@@ -8,6 +8,7 @@ import posixpath
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
@@ -15,11 +16,14 @@ from unittest.mock import patch
 import fsspec
 import pyarrow as pa
 
-from cluster.results.ledger import METRICS, SCHEMA, TIMINGS, to_parquet
+from cluster.results.schema import SCHEMA, to_parquet
+from pipeline.records import Metrics, Timings
 from pipeline.storage import Folder
 from tests.drawn_videos import draw, grays
 
 FRAMES, FPS, SIZE = 9, 8, 64
+METRICS = [field.name for field in fields(Metrics)]
+TIMINGS = [field.name for field in fields(Timings)]
 NOON = datetime(2025, 11, 22, 12, 0, tzinfo=UTC)
 HOSTILE = '<img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script> & "red"'
 
@@ -77,8 +81,8 @@ def write_rows(output: str, rows: Sequence[dict], name: str = "run-1-000000") ->
     other = [name for name in rows[0] if name not in SCHEMA.names]
     extra = pa.Table.from_pylist([{name: row[name] for name in other} for row in rows]).schema
     metrics = pa.struct([(name, pa.float64()) for name in rows[0]["metrics"]])
-    fields = [field.with_type(metrics) if field.name == "metrics" else field for field in SCHEMA]
-    table = pa.Table.from_pylist(list(rows), schema=pa.schema([*fields, *(extra if other else [])]))
+    own = [field.with_type(metrics) if field.name == "metrics" else field for field in SCHEMA]
+    table = pa.Table.from_pylist(list(rows), schema=pa.schema([*own, *(extra if other else [])]))
     Folder(output).write(f"results/{name}.parquet", to_parquet(table))
 
 
