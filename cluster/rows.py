@@ -1,8 +1,8 @@
 """What a manifest row must satisfy before any work is done for it.
 
-`check_row` turns one row of the manifest, as a plain dict, into a `CheckedVideo`. A row that no
-edit can be made from raises `RowError`. An edit that is wrong on its own becomes an
-`EditFailure`, and the edits beside it go on.
+`check_row` turns one row of the manifest, as a plain dict, into a `CheckedRow`. A row that no edit
+can be made from raises `RowError`. An edit that is wrong on its own becomes an `EditFailure`, and
+the edits beside it go on.
 
 Both ids become file names (`edits/<video_id>/<edit_id>.mp4`), so an id is accepted only if it is
 safe as one path segment on POSIX, in object storage and on Windows; `id_problem` has the rules.
@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-import fsspec
-
 from pipeline.errors import ErrorCode, RowError
+from pipeline.records import EditSpec, VideoSpec
+from pipeline.storage import unknown_protocol
 
 MAX_ID_BYTES = 200  # a file name may have 255, and the stored name adds a suffix
 MAX_DEFAULT_ID_BYTES = 120
@@ -35,17 +35,6 @@ _REFUSED_IN_IDS = frozenset('/\\<>:"|?*')
 _DEVICE_NAMES = frozenset(
     ["CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))]
 )
-
-
-@dataclass(frozen=True)
-class CheckedEdit:
-    """One edit that can be made. None stands for the job's own setting."""
-
-    edit_id: str
-    prompt: str
-    negative_prompt: str
-    guidance_scale: float | None
-    seed: int | None
 
 
 @dataclass(frozen=True)
@@ -63,21 +52,20 @@ class EditFailure:
 
 
 @dataclass(frozen=True)
-class CheckedVideo:
-    """One row of the manifest. None stands for the job's own setting."""
+class CheckedRow:
+    """One row of the manifest.
 
-    video_id: str
-    video: str
-    source_prompt: str | None
-    start_frame: int | None
-    num_frames: int | None
-    fps: float | None
-    seed: int | None
-    edits: tuple[CheckedEdit, ...]
+    Args:
+        video: with its ids filled in and the edits that can be made. Their `negative_prompt` is ""
+            where the manifest has none.
+        failures: the edits that were refused.
+    """
+
+    video: VideoSpec
     failures: tuple[EditFailure, ...]
 
 
-def check_row(row: Mapping[str, Any], *, base: str | None = None) -> CheckedVideo:
+def check_row(row: Mapping[str, Any], *, base: str | None = None) -> CheckedRow:
     """Check one row of the manifest.
 
     Args:
@@ -91,17 +79,17 @@ def check_row(row: Mapping[str, Any], *, base: str | None = None) -> CheckedVide
     uri = _video_uri(row.get("video"))
     video_id = _video_id(row.get("video_id"), uri)
     edits, failures = _check_edits(row.get("edits"))
-    return CheckedVideo(
-        video_id=video_id,
+    video = VideoSpec(
         video=resolve_uri(uri, base),
+        video_id=video_id,
         source_prompt=_text(row, "source_prompt") or None,
+        edits=edits,
         start_frame=_whole(row, "start_frame", least=0),
         num_frames=_whole(row, "num_frames", least=1),
         fps=_real(row, "fps", zero=False),
         seed=_whole(row, "seed", least=0),
-        edits=edits,
-        failures=failures,
     )
+    return CheckedRow(video, failures)
 
 
 def default_video_id(video_uri: str) -> str:
@@ -183,14 +171,12 @@ def _video_uri(value: object) -> str:
         )
     if any(unicodedata.category(ch) in ("Cc", "Cs") for ch in value):
         raise RowError(ErrorCode.BAD_URI, f"video {_show(value)} has control characters in it")
-    for link in value.split("::"):  # as in simplecache::s3://bucket/clip.mp4
-        protocol, found, _ = link.partition("://")
-        if found and protocol not in fsspec.available_protocols():
-            raise RowError(
-                ErrorCode.BAD_URI,
-                f"video {_show(value)} has the unknown protocol {protocol!r}; "
-                "expected a path, or one that fsspec knows, such as s3, gs, https, file",
-            )
+    if (protocol := unknown_protocol(value)) is not None:
+        raise RowError(
+            ErrorCode.BAD_URI,
+            f"video {_show(value)} has the unknown protocol {protocol!r}; "
+            "expected a path, or one that fsspec knows, such as s3, gs, https, file",
+        )
     return value
 
 
@@ -202,12 +188,12 @@ def _video_id(value: object, uri: str) -> str:
     return str(value)
 
 
-def _check_edits(edits: object) -> tuple[tuple[CheckedEdit, ...], tuple[EditFailure, ...]]:
+def _check_edits(edits: object) -> tuple[tuple[EditSpec, ...], tuple[EditFailure, ...]]:
     if edits is None:
         edits = ()
     if isinstance(edits, str | bytes | Mapping) or not isinstance(edits, Iterable):
         raise RowError(ErrorCode.BAD_VALUE, f"edits is {_show(edits)}; expected a list of edits")
-    accepted: list[CheckedEdit] = []
+    accepted: list[EditSpec] = []
     failures: list[EditFailure] = []
     places: dict[str, int] = {}
     for place, edit in enumerate(edits, 1):
@@ -248,13 +234,13 @@ def _edit_id(edit: object, place: int) -> str:
     return str(value)
 
 
-def _check_edit(edit: Mapping[str, Any], edit_id: str) -> CheckedEdit:
+def _check_edit(edit: Mapping[str, Any], edit_id: str) -> EditSpec:
     prompt = _text(edit, "prompt")
     if not prompt.strip():
         raise RowError(
             ErrorCode.EMPTY_PROMPT, f"edit {edit_id!r} has no prompt; say what the edit should show"
         )
-    return CheckedEdit(
+    return EditSpec(
         edit_id=edit_id,
         prompt=prompt,
         negative_prompt=_text(edit, "negative_prompt"),
@@ -299,7 +285,7 @@ def _real(fields: Mapping[str, Any], name: str, *, zero: bool) -> float | None:
 
 
 def _slug(text: str, *, of: str) -> str:
-    """A readable id from `text`, told apart by the digest of `of`."""
+    """A readable id from `text`, made unique by the digest of `of`."""
     clean = re.sub(r"[^\w-]+", "-", text).strip("-").encode()[: MAX_DEFAULT_ID_BYTES - 9]
     return f"{clean.decode(errors='ignore') or 'unnamed'}-{_digest(of)}"
 

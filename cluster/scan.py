@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 
@@ -17,6 +16,7 @@ from cluster.results.ledger import Keys
 from cluster.rows import default_video_id
 from cluster.stages.blocks import row_digest
 from cluster.stages.check import CheckRows
+from pipeline.storage import open_file
 
 
 @dataclass(frozen=True)
@@ -53,22 +53,21 @@ def scan_manifest(files: Sequence[str]) -> Scan:
     return Scan(videos, edits, firsts)
 
 
-def count_owed(files: Sequence[str], check: CheckRows) -> int:
-    """How many results a run would give: the edits that are owed, and what is refused.
+def count_pending(files: Sequence[str], check: CheckRows) -> int:
+    """How many results a run would give: the edits that are pending, and what is refused.
 
     Args:
         check: the job's row check; it must be one that no row has passed yet.
     """
-    owed = 0
+    pending = 0
     for rows in _batches(files):
-        owed += sum(max(1, len(row["edits"] or ())) for row in map(check.work, rows) if row)
-    return owed
+        pending += sum(max(1, len(row["edits"] or ())) for row in map(check.work, rows) if row)
+    return pending
 
 
 def _batches(files: Sequence[str], columns: list[str] | None = None) -> Iterator[list[Any]]:
     for uri in files:
-        fs, path = fsspec.core.url_to_fs(uri)
-        with fs.open(path, "rb") as stream:
+        with open_file(uri) as stream:
             file = pq.ParquetFile(stream)
             names = columns and [c for c in columns if c.split(".")[0] in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=8192, columns=names):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
@@ -12,7 +14,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from cluster.dataflow import Counts
-    from jobs.run import Owed, Prepared
+    from jobs.measure import Measured
+    from jobs.prepare import Prepared
+    from jobs.run import Pending
 
 LINE_EVERY_S = 10.0
 """Without a terminal, a line at most this often."""
@@ -70,6 +74,13 @@ class Progress(Ticker):
         )
 
 
+@contextmanager
+def show_measuring() -> Iterator[Callable[[Measured], None]]:
+    """Shows how many edits are measured; what it gives is to be called as they are."""
+    with Ticker(Console()) as ticker:
+        yield lambda so_far: ticker(f"{so_far.edits} edits measured")
+
+
 def show_plan(prepared: Prepared, console: Console | None = None) -> None:
     """What a job is going to do, as found before it runs."""
     from pipeline.model.scheduler import schedule_from_config
@@ -89,14 +100,14 @@ def show_plan(prepared: Prepared, console: Console | None = None) -> None:
         f"{spec.inversion.method}, {top} of {schedule.steps} steps, "
         f"{spec.inversion.evaluations(top)} forwards, once for each video",
     )
-    walk = spec.reconstruction
-    first, scale = walk.start_level(schedule), walk.guidance_scale
-    guided = sum(walk.guidance(scale, schedule, level) > 1 for level in range(first, 0, -1))
+    how = spec.reconstruction
+    first, scale = how.start_level(schedule), how.guidance_scale
+    guided = sum(how.guidance(scale, schedule, level) > 1 for level in range(first, 0, -1))
     table.add_row(
         "reconstruction",
         f"{first} steps from "
-        f"{walk.start if isinstance(walk.start, str) else f'{walk.start:g} of the levels'}, "
-        f"reference {walk.reference}, guidance {scale:g} in {guided} of them",
+        f"{how.start if isinstance(how.start, str) else f'{how.start:g} of the levels'}, "
+        f"reference {how.reference}, guidance {scale:g} in {guided} of them",
     )
     table.add_row("output", escape(prepared.job.editing.output))
     console.print(table)
@@ -105,19 +116,19 @@ def show_plan(prepared: Prepared, console: Console | None = None) -> None:
 
 
 def show_end(
-    counts: Counts | None, prepared: Prepared, what: Owed, seconds: float, console: Console
+    counts: Counts | None, prepared: Prepared, todo: Pending, seconds: float, console: Console
 ) -> None:
     """The short table at the end, and where the files are."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     if counts is None:
-        console.print("nothing is owed: every edit is done")
+        console.print("nothing is pending: every edit is done")
     else:
         table.add_row("videos inverted", str(counts.inverted))
         table.add_row("edits done", str(counts.edited))
         table.add_row("edits failed", str(counts.failed))
         for code, count in sorted(counts.errors.items()):
             table.add_row(f"  {code}", str(count))
-    before = max(0, prepared.scan.edits - what.edits)
+    before = max(0, prepared.scan.edits - todo.edits)
     if before:
         table.add_row("done before", str(before))
     table.add_row("time", duration(seconds))

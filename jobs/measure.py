@@ -8,7 +8,7 @@ a command that was stopped goes on, and one after another run measures only the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from cluster.results.ledger import FOLDER, read_parts
 from cluster.results.schema import to_parquet
-from jobs.spec import JobError, absolute, model
+from jobs.errors import JobError
+from jobs.spec import absolute, model
 from pipeline.errors import RowError
 from pipeline.storage import Folder
 
@@ -42,16 +43,16 @@ class Measured:
 
 def measure_results(
     output_uri: str,
-    models: dict[str, str],
+    models: Mapping[str, str],
     device: str = "auto",
-    report: Callable[[Measured], None] = lambda measured: None,
+    on_progress: Callable[[Measured], None] = lambda measured: None,
 ) -> Measured:
     """Measure every edit of an output folder. Nothing else may be writing to it.
 
     Args:
         models: the folder or Hub name of each model, `clip` and `dino`.
         device: a torch device; `auto` is a GPU where there is one.
-        report: called after each edit.
+        on_progress: called after each edit.
 
     Raises:
         JobError: no model was named, one cannot be opened, or the folder holds no results.
@@ -63,44 +64,69 @@ def measure_results(
         raise JobError(
             f"{output.uri}: no rows in results/*.parquet; run the job first, with the same folder"
         )
-    models = {kind: model(location) for kind, location in models.items()}
-    measures = {kind: _load(kind, models[kind], device, output) for kind in models}
-    done = Measured()
+    loaded = [_load(kind, model(location), device, output) for kind, location in models.items()]
+    measured = Measured()
     for name, table in read_parts(output):
-        _check_columns(name, table, models)
-        _measure_part(output, name, table, models, measures, done, report)
-    return done
+        _check_columns(name, table, loaded)
+        _measure_part(output, name, table, loaded, measured, on_progress)
+    return measured
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model that measures.
+
+    Args:
+        kind: `clip` or `dino`.
+        location: its folder or Hub name, which the results name it by.
+        measure: the numbers of an edit, from its frames and its row.
+    """
+
+    kind: str
+    location: str
+    measure: Measure
+
+    @property
+    def name_column(self) -> str:
+        return f"{self.kind}_model"
+
+    @property
+    def columns(self) -> dict[str, pa.DataType]:
+        """The columns that it adds to the results."""
+        return dict.fromkeys(COLUMNS[self.kind], pa.float64()) | {self.name_column: pa.string()}
+
+    def has_measured(self, row: Row) -> bool:
+        return row.get(self.name_column) == self.location
 
 
 def _measure_part(
     output: Folder,
     name: str,
     table: pa.Table,
-    models: dict[str, str],
-    measures: dict[str, Measure],
-    done: Measured,
-    report: Callable[[Measured], None],
+    models: Sequence[_Model],
+    measured: Measured,
+    on_progress: Callable[[Measured], None],
 ) -> None:
-    """Measure what one file owes, and store it now and then: what was measured is not lost."""
+    """Measure what is pending in one file; store now and then, so that a stop loses little."""
     rows = table.to_pylist()
     saved, changed = time.monotonic(), False
     for row in rows:
-        owed = [kind for kind in models if row.get(f"{kind}_model") != models[kind]]
         if row["status"] != "ok":
             continue
-        if not owed:
-            done.before += 1
+        pending = [model for model in models if not model.has_measured(row)]
+        if not pending:
+            measured.before += 1
             continue
         try:
             frames = _read(output, row["output"], row)
-            for kind in owed:
-                row |= measures[kind](frames, row) | {f"{kind}_model": models[kind]}
-            done.edits += 1
+            for one in pending:
+                row |= one.measure(frames, row) | {one.name_column: one.location}
+            measured.edits += 1
             changed = True
         except (RowError, OSError) as error:
-            done.unreadable += 1
-            done.reason = done.reason or str(error)
-        report(done)
+            measured.unreadable += 1
+            measured.reason = measured.reason or str(error)
+        on_progress(measured)
         if changed and time.monotonic() - saved > SAVE_EVERY_S:
             output.write(name, to_parquet(_with_columns(table, rows, models)))
             saved, changed = time.monotonic(), False
@@ -108,10 +134,9 @@ def _measure_part(
         output.write(name, to_parquet(_with_columns(table, rows, models)))
 
 
-def _with_columns(table: pa.Table, rows: list[Row], kinds: dict[str, str]) -> pa.Table:
-    for kind in kinds:
-        fields = [(name, pa.float64()) for name in COLUMNS[kind]]
-        for name, dtype in [*fields, (f"{kind}_model", pa.string())]:
+def _with_columns(table: pa.Table, rows: list[Row], models: Sequence[_Model]) -> pa.Table:
+    for one in models:
+        for name, dtype in one.columns.items():
             values = pa.array([row.get(name) for row in rows], dtype)
             if name in table.column_names:
                 table = table.set_column(table.column_names.index(name), name, values)
@@ -120,19 +145,18 @@ def _with_columns(table: pa.Table, rows: list[Row], kinds: dict[str, str]) -> pa
     return table
 
 
-def _check_columns(name: str, table: pa.Table, kinds: Iterable[str]) -> None:
+def _check_columns(name: str, table: pa.Table, models: Sequence[_Model]) -> None:
     """Refuse to write over a column that came with the manifest."""
-    for kind in kinds:
-        added = {*COLUMNS[kind], f"{kind}_model"}
-        for column in added & {*table.column_names}:
-            if not added <= {*table.column_names}:  # what this command adds, it adds together
-                raise JobError(
-                    f"{name}: has a column {column!r} that came with the manifest; rename it there "
-                    "and run the job again"
-                )
+    for one in models:
+        there = one.columns.keys() & {*table.column_names}
+        if there and there != one.columns.keys():  # what a model adds, it adds together
+            raise JobError(
+                f"{name}: has a column {min(there)!r} that came with the manifest; rename it there "
+                "and run the job again"
+            )
 
 
-def _load(kind: str, location: str, device: str, output: Folder) -> Measure:
+def _load(kind: str, location: str, device: str, output: Folder) -> _Model:
     import torch
     from transformers.utils import logging
 
@@ -148,11 +172,15 @@ def _load(kind: str, location: str, device: str, output: Folder) -> Measure:
     try:
         if kind == "clip":
             clip = ClipModel.load(location, device)
-            return lambda frames, row: clip.measure(frames, row["prompt"])
+            return _Model(kind, location, lambda frames, row: clip.measure(frames, row["prompt"]))
         dino = ImageModel.load(location, device)
     except WrongModel as error:
         raise JobError(f"--{kind} {error}") from error
-    return lambda frames, row: dino.measure(frames, _read(output, row["source"], row))
+    return _Model(
+        kind,
+        location,
+        lambda frames, row: dino.measure(frames, _read(output, row["source"], row)),
+    )
 
 
 def _read(output: Folder, name: str, row: Row) -> torch.Tensor:

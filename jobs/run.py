@@ -1,127 +1,60 @@
-"""A job run: everything refused that can be before a GPU starts, then the graph, then the end."""
+"""A job run: refuse what can be refused, do what is pending, show how it went."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import time
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
 
-import fsspec
-import pyarrow as pa
 import yaml
+from pydantic import TypeAdapter
+from rich.console import Console
 
-from cluster.job import Job
+from cluster.garbage import tidy
 from cluster.results.ledger import Keys, read_done
-from cluster.scan import Scan, count_owed, scan_manifest
-from cluster.stages.blocks import RESERVED
+from cluster.scan import count_pending
 from cluster.stages.check import CheckRows
-from jobs.manifest.checks import ManifestError, check_manifest
-from jobs.spec import JobError, JobSpec, absolute
+from jobs.display import Progress, show_end, show_plan
+from jobs.prepare import Prepared, prepare
+from jobs.spec import JobSpec
+from pipeline import __version__
 from pipeline.storage import Folder
 
-if TYPE_CHECKING:
-    from cluster.dataflow import Counts
-    from pipeline.model.checkpoint import CheckpointInfo
-
-PACKAGES = ("torch", "diffusers", "transformers", "ray", "xfuser", "pyarrow", "av", "retake")
+PACKAGES = ("torch", "diffusers", "transformers", "ray", "xfuser", "pyarrow", "av")
 COUNT_UP_TO = 100_000
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A job that was found good: nothing has run and no result was written yet."""
+def run_job(spec: JobSpec) -> int:
+    """Do what is pending of a job, and show it.
 
-    spec: JobSpec
-    job: Job
-    scan: Scan
-    checkpoint: CheckpointInfo
-    clip: Any
-    extra_columns: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
-def prepare(spec: JobSpec) -> Prepared:
-    """Check all of a job that can be checked without its videos.
+    Returns:
+        How many edits failed.
 
     Raises:
-        JobError: with every problem found.
+        JobError: the job cannot run as it is written.
+        CannotRun: the cluster is too small, or its ranks cannot work at all.
     """
-    from pipeline.errors import UnsupportedCheckpoint
-    from pipeline.model.checkpoint import open_checkpoint
-    from pipeline.model.sizes import check_blocks, clip_size
+    started = time.monotonic()
+    console = Console()
+    prepared = prepare(spec)
+    show_plan(prepared, console)
+    todo = pending(prepared)
+    counts = None
+    if todo.edits:
+        from cluster import dataflow
 
-    problems: list[str] = []
-    manifest_uri = absolute(spec.manifest)
-    manifest = scan = checkpoint = clip = None
-    editing = spec.editing()
-    try:
-        manifest = check_manifest(manifest_uri, reserved=RESERVED, leave_out=editing.output)
-        problems.extend(
-            f"manifest {file}: its name has no ending; rename it to end in .parquet"
-            for file in manifest.files
-            if "." not in file.rsplit("/", 1)[-1]
-        )
-        scan = scan_manifest(manifest.files)
-    except ManifestError as error:
-        problems.append(str(error))
-    except (OSError, pa.ArrowException) as error:
-        problems.append(f"manifest {manifest_uri}: its rows cannot be read: {error}")
-    try:
-        checkpoint = open_checkpoint(editing.checkpoint)
-        clip = clip_size(editing.video, checkpoint)
-        check_blocks(editing.reconstruction, checkpoint)
-        check_groups(spec, checkpoint, clip)
-    except (UnsupportedCheckpoint, ValueError) as error:
-        problems.append(str(error))
-    except Exception as error:  # each storage has its own kinds of failure
-        said = f"{type(error).__name__}: {error}"
-        problems.append(f"checkpoint {editing.checkpoint}: cannot be read: {said}")
-    problems.extend(_storage_problems(editing.output))
-    if problems or manifest is None or scan is None or checkpoint is None:
-        raise JobError("\n".join(problems))
-    job = Job(
-        manifest=manifest_uri,
-        files=manifest.files,
-        base=manifest_folder(manifest_uri, manifest.files),
-        editing=editing,
-        cluster=spec.cluster,
-        checkpoint_fingerprint=checkpoint.fingerprint,
-        run=datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f"),
-    )
-    return Prepared(spec, job, scan, checkpoint, clip, manifest.extra_columns, manifest.warnings)
-
-
-def manifest_folder(uri: str, files: tuple[str, ...]) -> str:
-    """What relative videos are relative to: the manifest itself where it is a folder of files."""
-    own = fsspec.core.url_to_fs(uri)[1].rstrip("/")
-    is_file = [fsspec.core.url_to_fs(file)[1] for file in files] == [own]
-    return uri.rstrip("/").rsplit("/", 1)[0] if is_file else uri.rstrip("/")
-
-
-def check_groups(spec: JobSpec, checkpoint: CheckpointInfo, clip: Any) -> None:
-    """Refuse degrees that the checkpoint or the clip's size cannot be split by."""
-    for stage in (spec.cluster.inversion, spec.cluster.reconstruction):
-        if stage.gpus == 1:
-            continue
-        from pipeline.model.parallel.degrees import check_degrees
-
-        check_degrees(
-            checkpoint,
-            gpus=stage.gpus,
-            ulysses=stage.ulysses,
-            ring=stage.ring,
-            cfg=stage.cfg,
-            frames=clip.frames,
-            height=clip.height,
-            width=clip.width,
-        )
+        Folder(prepared.job.editing.output).write("job.yaml", resolved(prepared).encode())
+        with Progress(console, todo.edits) as progress:
+            counts = dataflow.run(prepared.job, todo.done, prepared.scan.repeated, progress.show)
+    else:
+        tidy(prepared.job)
+    show_end(counts, prepared, todo, time.monotonic() - started, console)
+    return counts.failed if counts else 0
 
 
 @dataclass(frozen=True)
-class Owed:
+class Pending:
     """What is still to be done of a job.
 
     Args:
@@ -133,51 +66,34 @@ class Owed:
     edits: int
 
 
-def owed(prepared: Prepared) -> Owed:
+def pending(prepared: Prepared) -> Pending:
     """Compare the manifest with the results."""
     done = read_done(Folder(prepared.job.editing.output))
     edits = prepared.scan.edits
-    # Counting walks the whole manifest; it is worth that where the answer may be "nothing".
+    # Counting reads the whole manifest; it is worth that where the answer may be "nothing".
     if edits <= COUNT_UP_TO or len(done) >= edits:
         check = CheckRows(prepared.job, done, prepared.scan.repeated)
-        return Owed(done, count_owed(prepared.job.files, check))
-    return Owed(done, max(0, edits - len(done)))
-
-
-def run(prepared: Prepared, what: Owed, on_progress: Callable[[Counts], None]) -> Counts:
-    """Run a prepared job to its end. Raises what `cluster.dataflow.run` raises."""
-    from cluster.dataflow import run as run_graph
-
-    Folder(prepared.job.editing.output).write("job.yaml", resolved(prepared).encode())
-    return run_graph(prepared.job, what.done, prepared.scan.repeated, on_progress)
+        return Pending(done, count_pending(prepared.job.files, check))
+    return Pending(done, max(0, edits - len(done)))
 
 
 def resolved(prepared: Prepared) -> str:
     """The job with every default filled in, and what it ran with, as YAML."""
-    spec = prepared.spec.model_dump(mode="json")
-    spec |= {"manifest": prepared.job.manifest, "output": prepared.job.editing.output}
+    job = prepared.job
+    spec = replace(prepared.spec, manifest=job.manifest, output=job.editing.output)
+    values = TypeAdapter(JobSpec).dump_python(spec, mode="json")
+    first = {name: values.pop(name) for name in ("manifest", "output")}
     about = {
-        "versions": {name: _version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
+        "versions": {"retake": __version__, "python": platform.python_version()}
+        | {name: _version(name) for name in PACKAGES},
         "fingerprints": {
-            "job": prepared.job.fingerprint(),
+            "job": job.fingerprint(),
             "checkpoint": prepared.checkpoint.fingerprint,
         },
         "family": prepared.checkpoint.family,
-        "run": prepared.job.run,
+        "run": job.run,
     }
-    return yaml.safe_dump({**spec, "about": about}, sort_keys=False, allow_unicode=True)
-
-
-def _storage_problems(output: str) -> list[str]:
-    """Try the output folder before hours of work find out that it cannot be written."""
-    folder, probe = Folder(output), ".retake-can-write"
-    try:
-        folder.write(probe, b"ok")
-        folder.remove(probe)
-    except Exception as error:
-        return [f"output {output}: cannot be written: {type(error).__name__}: {error}"]
-    return []
+    return yaml.safe_dump({**first, **values, "about": about}, sort_keys=False, allow_unicode=True)
 
 
 def _version(package: str) -> str:

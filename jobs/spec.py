@@ -7,71 +7,44 @@ does. Every default does the right thing: `manifest` and `output` alone are a wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from annotated_types import MinLen
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cluster.settings import ClusterSettings
-from jobs.manifest.checks import nearest
-from pipeline.settings import (
-    EditingSettings,
-    Inversion,
-    Precision,
-    Reconstruction,
-    TrajectorySettings,
-    VideoSettings,
-)
+from jobs.errors import JobError, nearest
+from pipeline.settings import EditingSettings
 
 EMBEDDED = "pkg://jobs.demo/checkpoint"
 """The tiny checkpoint that ships with this package."""
 
-UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+UNKNOWN_KEY = "unexpected_keyword_argument"
 
 
-class JobError(Exception):
-    """A job that cannot run as it is written; the text lists every problem."""
-
-
-class JobSpec(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class JobSpec(EditingSettings):
     """A job file.
 
     Args:
         manifest: Parquet file or folder, a path or fsspec URI.
-        output: folder that everything is written to, a path or fsspec URI.
-        checkpoint: `embedded` (the tiny one that ships with Retake), a folder in diffusers format,
-            an fsspec URI of one, or a name on the Hugging Face Hub.
-        precision: of the model; `auto` is fp32 on CPU, else what the checkpoint was trained in.
-        seed: every random draw comes from it, the video's id and the edit's id.
+        cluster: where the work runs.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    manifest: Annotated[str, Field(min_length=1)]
-    output: Annotated[str, Field(min_length=1)]
-    checkpoint: Annotated[str, Field(min_length=1)] = "embedded"
-    precision: Precision = "auto"
-    seed: Annotated[int, Field(ge=0)] = 0
-    video: VideoSettings = VideoSettings()
-    inversion: Inversion = Inversion()
-    reconstruction: Reconstruction = Reconstruction()
-    trajectory: TrajectorySettings = TrajectorySettings()
+    manifest: Annotated[str, MinLen(1)]
     cluster: ClusterSettings = ClusterSettings()
 
     def editing(self) -> EditingSettings:
-        """The part that the processes with the model must know."""
-        return EditingSettings(
-            checkpoint=EMBEDDED if self.checkpoint == "embedded" else model(self.checkpoint),
-            output=absolute(self.output),
-            precision=self.precision,
-            seed=self.seed,
-            video=self.video,
-            inversion=self.inversion,
-            reconstruction=self.reconstruction,
-            trajectory=self.trajectory,
-        )
+        """The part that the processes with the model must know, its locations resolved."""
+        shared = {field.name: getattr(self, field.name) for field in fields(EditingSettings)}
+        shared["checkpoint"] = EMBEDDED if self.checkpoint == "embedded" else model(self.checkpoint)
+        shared["output"] = absolute(self.output)
+        return EditingSettings(**shared)
 
 
 def load_job(path: str, changes: Sequence[str] = ()) -> JobSpec:
@@ -109,7 +82,7 @@ def parse_job(values: Mapping[str, Any], changes: Sequence[str] = (), *, source:
     for change in changes:
         _apply(values, change)
     try:
-        return JobSpec.model_validate(values)
+        return TypeAdapter(JobSpec).validate_python(values)
     except ValidationError as error:
         problems = list(dict.fromkeys(_describe(problem) for problem in _merged(error)))
         listed = "\n".join(f"  {problem}" for problem in problems)
@@ -149,7 +122,7 @@ def _merged(error: ValidationError) -> list[dict[str, Any]]:
     merged: dict[tuple[Any, ...], dict[str, Any]] = {}
     for problem in error.errors(include_url=False):
         place = tuple(problem["loc"])
-        if problem["type"] not in UNKNOWN_KEY:
+        if problem["type"] != UNKNOWN_KEY:
             place = tuple(part for part in place if _is_place(part))
         known = merged.setdefault(place, {**problem, "loc": place, "expected": []})
         known["expected"].append(problem["msg"])
@@ -164,7 +137,7 @@ def _is_place(part: Any) -> bool:
 def _describe(problem: Mapping[str, Any]) -> str:
     *sections, last = problem["loc"] or ("",)
     place = ".".join(str(part) for part in problem["loc"]) or "the job"
-    if problem["type"] in UNKNOWN_KEY:
+    if problem["type"] == UNKNOWN_KEY:
         known = _known_names(sections)
         close = nearest(str(last), known, cutoff=0.7)
         hint = f"did you mean {close!r}?" if close else f"known here: {', '.join(sorted(known))}"
@@ -190,11 +163,8 @@ def _known_names(sections: Sequence[Any]) -> list[str]:
 
 
 def _fields(kind: Any) -> dict[str, Any]:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {name: info.annotation for name, info in kind.model_fields.items()}
-    if is_dataclass(kind):
-        defaults = {f.name: f.default for f in fields(kind)}
-        return {
-            name: type(value) if is_dataclass(value) else None for name, value in defaults.items()
-        }
-    return {}
+    """The names of a section, and of each that is a section of its own its class."""
+    if not is_dataclass(kind):
+        return {}
+    defaults = {f.name: f.default for f in fields(kind)}
+    return {name: type(value) if is_dataclass(value) else None for name, value in defaults.items()}

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 
 if TYPE_CHECKING:
     from pipeline.algorithm.schedule import Schedule
@@ -202,21 +202,23 @@ class TrajectorySettings:
         _refuse_unknown_names(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EditingSettings:
     """All that a process which does the model work must know; the same for every row of a job.
 
     Args:
-        checkpoint: folder, fsspec URI or Hub name.
-        output: the job's output folder, a path or fsspec URI.
+        output: folder that everything is written to, a path or fsspec URI.
+        checkpoint: `embedded` (the tiny one that ships with Retake), a folder in diffusers format,
+            an fsspec URI of one, or a name on the Hugging Face Hub.
         precision: of the model; `auto` is fp32 on CPU, else what the checkpoint was trained in.
-        seed: every random draw of the job comes from it, the video's id and the edit's id.
+        seed: every random draw comes from it, the video's id and the edit's id.
+        video, inversion, reconstruction, trajectory: the sections of these settings.
     """
 
-    checkpoint: str
-    output: str
+    output: Annotated[str, MinLen(1)]
+    checkpoint: Annotated[str, MinLen(1)] = "embedded"
     precision: Precision = "auto"
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
     video: VideoSettings = VideoSettings()
     inversion: Inversion = Inversion()
     reconstruction: Reconstruction = Reconstruction()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import mimetypes
 import os
@@ -166,3 +167,50 @@ def _content_type(fs: Any, name: str) -> dict[str, str]:
 
 def _protocols(fs: Any) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def split(uri: str) -> tuple[Any, str]:
+    """The file system of a path or URI, and the path on it, without a slash at its end."""
+    fs, path = fsspec.core.url_to_fs(uri)
+    return fs, path.rstrip("/")
+
+
+def join(fs: Any, path: str) -> str:
+    """What `split` took apart: a URI that stands alone; a local one stays a plain path."""
+    return path if "file" in _protocols(fs) else str(fs.unstrip_protocol(path))
+
+
+@contextmanager
+def open_file(uri: str) -> Iterator[BinaryIO]:
+    """A file at a path or URI, to be read; seekable, and only what is read is fetched."""
+    fs, path = split(uri)
+    with fs.open(path, "rb") as file:
+        yield cast(BinaryIO, file)
+
+
+def write_file(uri: str, data: bytes) -> None:
+    """Write a file at a path or URI; it appears whole or not at all."""
+    fs, path = split(uri)
+    folder, _, name = path.rpartition("/")
+    Folder(join(fs, folder)).write(name, data)
+
+
+def matching_files(uri: str) -> list[str]:
+    """The files that a glob names, in order; a name with a file of its own is no glob."""
+    fs, path = split(uri)
+    is_glob = glob.has_magic(path) and not fs.exists(path)
+    return [join(fs, found) for found in sorted(fs.glob(path))] if is_glob else [join(fs, path)]
+
+
+def is_folder(uri: str) -> bool:
+    fs, path = split(uri)
+    return bool(fs.isdir(path))
+
+
+def unknown_protocol(uri: str) -> str | None:
+    """The first protocol of a URI, or of a chain of them, that nothing here can open."""
+    for link in uri.split("::"):  # as in simplecache::s3://bucket/clip.mp4
+        protocol, found, _ = link.partition("://")
+        if found and protocol not in fsspec.available_protocols():
+            return protocol
+    return None

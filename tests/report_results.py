@@ -8,7 +8,7 @@ import posixpath
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
@@ -22,13 +22,15 @@ from pipeline.storage import Folder
 from tests.drawn_videos import draw, grays
 
 FRAMES, FPS, SIZE = 9, 8, 64
+METRICS = [field.name for field in fields(Metrics)]
+TIMINGS = [field.name for field in fields(Timings)]
 NOON = datetime(2025, 11, 22, 12, 0, tzinfo=UTC)
 HOSTILE = '<img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script> & "red"'
 
 
 def make_row(video_id: str = "clip-1", edit_id: str | None = "red", **columns: Any) -> dict:
     """A row of an edit that was made; `metrics` in `columns` are set among the others."""
-    metrics = dict.fromkeys(asdict(Metrics()), 0.5) | columns.pop("metrics", {})
+    metrics = dict.fromkeys(METRICS, 0.5) | columns.pop("metrics", {})
     return {
         "video_id": video_id,
         "edit_id": edit_id,
@@ -44,7 +46,7 @@ def make_row(video_id: str = "clip-1", edit_id: str | None = "red", **columns: A
         "attempts": 1,
         "forwards": {"inversion": 16.0, "plain": 30.0, "injected": 60.0},
         "gpu_seconds": 2.0,
-        "timings": dict.fromkeys(asdict(Timings()), 0.5),
+        "timings": dict.fromkeys(TIMINGS, 0.5),
         "metrics": metrics,
         "guidance_scale": 6.0,
         "seed": 7,
@@ -60,7 +62,7 @@ def make_row(video_id: str = "clip-1", edit_id: str | None = "red", **columns: A
 
 
 def make_failed_row(code: str, error: str, **columns: Any) -> dict:
-    nothing = asdict(Metrics())
+    nothing = dict.fromkeys(METRICS)
     return make_row(
         **{
             "status": "failed",
@@ -79,8 +81,8 @@ def write_rows(output: str, rows: Sequence[dict], name: str = "run-1-000000") ->
     other = [name for name in rows[0] if name not in SCHEMA.names]
     extra = pa.Table.from_pylist([{name: row[name] for name in other} for row in rows]).schema
     metrics = pa.struct([(name, pa.float64()) for name in rows[0]["metrics"]])
-    fields = [field.with_type(metrics) if field.name == "metrics" else field for field in SCHEMA]
-    table = pa.Table.from_pylist(list(rows), schema=pa.schema([*fields, *(extra if other else [])]))
+    own = [field.with_type(metrics) if field.name == "metrics" else field for field in SCHEMA]
+    table = pa.Table.from_pylist(list(rows), schema=pa.schema([*own, *(extra if other else [])]))
     Folder(output).write(f"results/{name}.parquet", to_parquet(table))
 
 

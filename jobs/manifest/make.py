@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import glob
-
-import fsspec
-
 from cluster.stages.blocks import RESERVED
-from jobs.manifest.checks import check_manifest, write_manifest
-from jobs.manifest.converters import FORMATS, Converted, from_folder, guess_format
-from jobs.manifest.sources import ConvertError
+from jobs.errors import ConvertError
+from jobs.manifest.checks import check_manifest
+from jobs.manifest.converters import FORMATS, from_folder, guess_format
+from jobs.manifest.grouping import Converted
+from jobs.manifest.writing import write_manifest
 from jobs.spec import absolute
+from pipeline.storage import is_folder, matching_files, open_file
 
 HEAD_BYTES = 4096
 
@@ -32,7 +31,7 @@ def make_manifest(
         to: the Parquet file to write.
         prompts: for a folder, one edit of every video each.
         videos: the folder that videos are looked up in by name; the source's own by default.
-        kind: a key of `jobs.convert.FORMATS`; guessed from the file by default.
+        kind: a key of `jobs.manifest.converters.FORMATS`; guessed from the file by default.
 
     Raises:
         ConvertError: the source cannot be read or is in no known form; lists every bad entry.
@@ -55,15 +54,13 @@ def make_manifest(
 
 
 def _head(source: str) -> bytes | None:
-    """The first bytes of a file; None for a folder."""
+    """The first bytes of a file, of a glob's first one; None for a folder."""
     try:
-        fs, path = fsspec.core.url_to_fs(source)
-        if fs.isdir(path):
+        if is_folder(source):
             return None
-        if glob.has_magic(path) and not fs.exists(path) and (matches := sorted(fs.glob(path))):
-            path = matches[0]
-        with fs.open(path, "rb") as file:
-            return bytes(file.read(HEAD_BYTES))
+        first = next(iter(matching_files(source)), source)
+        with open_file(first) as file:
+            return file.read(HEAD_BYTES)
     except Exception as error:  # each storage has its own kinds of failure
-        said = str(error) or type(error).__name__
-        raise ConvertError(f"{source}: cannot be read: {said}") from error
+        reason = str(error) or type(error).__name__
+        raise ConvertError(f"{source}: cannot be read: {reason}") from error

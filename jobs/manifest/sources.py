@@ -1,8 +1,8 @@
 """Where `retake manifest` reads from: the lines of a file, the videos of a folder.
 
 A `Source` yields the records of CSV, TSV, JSON and JSONL files with the place each came from,
-finds the video that a name stands for, and collects what is wrong. `jobs.convert` makes entries
-of the records and manifest rows of the entries.
+finds the video that a name stands for, and collects what is wrong. `jobs.manifest.converters`
+makes entries of the records, `jobs.manifest.grouping` manifest rows of the entries.
 """
 
 from __future__ import annotations
@@ -19,30 +19,26 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import fsspec
-
 from cluster.rows import display_id, resolve_uri
-from jobs.manifest.checks import EDIT, SCHEMA, fs_uri, nearest
+from jobs.errors import ConvertError, nearest
+from jobs.manifest.schema import EDIT_FIELDS, SCHEMA
+from pipeline.storage import join, matching_files, open_file, split
 
 # the first one wins where a folder has a video in two forms
 VIDEO_EXTENSIONS: tuple[str, ...] = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg")
 VIDEO_EXTENSIONS += (".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp", ".mxf", ".gif")
 
 
-class ConvertError(ValueError):
-    """The source cannot be made into a manifest; the text says why."""
-
-
 @dataclass(frozen=True)
 class Entry:
     """One edit of one video, as its source has it; nothing is checked yet.
 
-    Attributes:
+    Args:
         place: where it stands, for messages: "line 12" or "entry 3, edit 2".
         video: its name in the source, of which the default id is made; `uri` is where it lies.
-        edit: values of the manifest's edit struct.
-        settings: values of the manifest's other columns of a video.
-        extra: the columns that travel.
+        edit: the values of an `EditSpec`.
+        settings: the other values of its `VideoSpec`.
+        extra: the passthrough columns.
         published: the ids are a benchmark's names, which get a number where they are taken;
             else they are the user's own, and one that is taken is a problem.
     """
@@ -64,33 +60,31 @@ class Source:
         uri: a file, a glob or a folder, of any fsspec protocol.
         videos: the folder that is searched for the videos; None takes a relative name to lie
             beside the source.
-        storage_options: given to fsspec.
 
     Raises:
         ConvertError: from here and from every method, what cannot be read at all.
     """
 
-    def __init__(
-        self, uri: str, videos: str | None = None, storage_options: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, uri: str, videos: str | None = None) -> None:
         self.uri = uri
         self.problems: list[str] = []
         self.absent: dict[str, str] = {}  # a name that was not found, and what it is taken to be
-        self.fs, self.path = _open(uri, storage_options)
+        with _storage(uri):
+            self.fs, self.path = split(uri)
+        with _storage(videos or uri):
+            self._videos = split(videos) if videos is not None else None
         folder = (self.fs, posixpath.dirname(self.path))
-        self._videos = _open(videos, storage_options) if videos is not None else None
-        self._base = fs_uri(*(self._videos or folder))
+        self._base = join(*(self._videos or folder))
 
     def records(self, *needed: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each line or entry that has the needed columns, with its place."""
         with _storage(self.uri):
-            pattern = glob.has_magic(self.path) and not self.fs.exists(self.path)
-            paths = sorted(self.fs.glob(self.path)) if pattern else [self.path]
-        if not paths:
+            files = matching_files(self.uri)
+        if not files:
             raise ConvertError(f"no file matches {self.uri}")
-        for path in paths:
-            prefix = f"{posixpath.basename(path)}, " if len(paths) > 1 else ""
-            for place, record in self._parse(path):
+        for uri in files:
+            prefix = f"{posixpath.basename(uri)}, " if len(files) > 1 else ""
+            for place, record in self._parse(uri):
                 if problem := _record_problem(record, needed):
                     self.problems.append(f"{prefix}{place}: {problem}")
                 else:
@@ -108,7 +102,7 @@ class Source:
                 for path, info in found.items()
                 if info["type"] == "file" or (info["type"] != "directory" and self.fs.isfile(path))
             )
-        named = {posixpath.relpath(path, self.path): fs_uri(self.fs, path) for path in paths}
+        named = {posixpath.relpath(path, self.path): join(self.fs, path) for path in paths}
         return {
             name: uri
             for name, uri in named.items()
@@ -122,9 +116,9 @@ class Source:
     ) -> Entry:
         """An entry of a benchmark, whose names serve as ids and may lack a file extension.
 
-        A column that has another meaning in the manifest travels as `published_<name>`.
+        A column that has another meaning in the manifest passes through as `published_<name>`.
         """
-        own = {*SCHEMA.names, *(column.name for column in EDIT)}
+        own = {*SCHEMA.names, *EDIT_FIELDS}
         extra = {f"published_{k}" if k in own else k: value for k, value in extra.items()}
         edit = {
             key: value.strip() if isinstance(value, str) else value for key, value in edit.items()
@@ -166,13 +160,12 @@ class Source:
         for path in paths:
             inside = posixpath.relpath(path, root)
             for name in (inside, posixpath.basename(inside)):
-                index.setdefault(name, fs_uri(fs, path))
-                index.setdefault(posixpath.splitext(name)[0], fs_uri(fs, path))
+                index.setdefault(name, join(fs, path))
+                index.setdefault(posixpath.splitext(name)[0], join(fs, path))
         return index
 
-    def _parse(self, path: str) -> Iterator[tuple[str, Any]]:
-        uri = fs_uri(self.fs, path)
-        text = self._read(path)
+    def _parse(self, uri: str) -> Iterator[tuple[str, Any]]:
+        text = _read(uri)
         start = text.lstrip()[:1]
         if not start:
             raise ConvertError(f"{uri} is empty")
@@ -197,14 +190,14 @@ class Source:
             except json.JSONDecodeError as error:
                 self.problems.append(f"line {number}: not valid JSON: {error}")
 
-    def _read(self, path: str) -> str:
-        uri = fs_uri(self.fs, path)
-        with _storage(uri):
-            content = self.fs.cat_file(path)
-        try:
-            return str(content.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise ConvertError(f"{uri} is not UTF-8 text: {error}") from error
+
+def _read(uri: str) -> str:
+    with _storage(uri), open_file(uri) as file:
+        content = file.read()
+    try:
+        return str(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConvertError(f"{uri} is not UTF-8 text: {error}") from error
 
 
 @contextmanager
@@ -216,12 +209,6 @@ def _storage(uri: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ConvertError(f"{uri} cannot be read: {type(error).__name__}: {error}") from error
-
-
-def _open(uri: str, storage_options: dict[str, Any] | None) -> tuple[Any, str]:
-    with _storage(uri):
-        fs, path = fsspec.core.url_to_fs(uri, **(storage_options or {}))
-    return fs, path.rstrip("/")
 
 
 def _csv_records(text: str, uri: str) -> Iterator[tuple[str, Any]]:

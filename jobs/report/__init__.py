@@ -48,27 +48,15 @@ def write_report(output_uri: str) -> str:
         Path or URI of the report's index.html.
 
     Raises:
-        FileNotFoundError: the folder holds no results.
+        JobError: the folder holds no results.
     """
     output = Folder(output_uri)
     rows = read_rows(output)
     videos = by_video(rows)
-    numbers = _columns(rows)
+    numbers = _numbers(rows)
     states = Counter((row["status"], row["error_code"]) for row in rows)
-    order = {state: place for place, state in enumerate(states)}
-
     files: dict[str, bytes] = {}
-    columns: dict[str, Any] = {
-        "layout": [len(edits) for edits in videos],
-        "state": [order[row["status"], row["error_code"]] for row in rows],
-        "text": {
-            "videos": [_words(edits[0], "video_id", "source_prompt") for edits in videos],
-            "edits": [_words(row, "edit_id", "prompt") for row in rows],
-        },
-        **{f"number:{key}": values for key, values in numbers.items()},
-    }
-    of_rows = iter([[values[i] for values in numbers.values()] for i in range(len(rows))])
-    cards = [make_card(edits, list(islice(of_rows, len(edits)))) for edits in videos]
+    cards = _cards(videos, numbers)
     summary = _summarise(rows, states, numbers) | {
         "videos": len(videos),
         "settings": _settings(output),
@@ -77,13 +65,43 @@ def write_report(output_uri: str) -> str:
             _add(files, "cards", cards[i : i + CARDS_PER_FILE])
             for i in range(0, len(cards), CARDS_PER_FILE)
         ],
-        "columns": {name: _add(files, "column", values) for name, values in columns.items()},
+        "columns": {
+            name: _add(files, "column", values)
+            for name, values in _columns(rows, videos, list(states), numbers).items()
+        },
     }
     title = posixpath.basename(output.path().rstrip("/")) or "Results"
     return _publish(output.child("report"), files, _page(title, summary))
 
 
-def _columns(rows: Sequence[Row]) -> dict[str, list[float | None]]:
+def _cards(
+    videos: Sequence[Sequence[Row]], numbers: Mapping[str, Sequence[float | None]]
+) -> list[dict[str, Any]]:
+    count = sum(len(edits) for edits in videos)
+    of_rows = iter([[values[i] for values in numbers.values()] for i in range(count)])
+    return [make_card(edits, list(islice(of_rows, len(edits)))) for edits in videos]
+
+
+def _columns(
+    rows: Sequence[Row],
+    videos: Sequence[Sequence[Row]],
+    states: Sequence[tuple[str, str | None]],
+    numbers: Mapping[str, Sequence[float | None]],
+) -> dict[str, Any]:
+    """What the page sorts, filters and searches by; each becomes a file of its own."""
+    order = {state: place for place, state in enumerate(states)}
+    return {
+        "layout": [len(edits) for edits in videos],
+        "state": [order[row["status"], row["error_code"]] for row in rows],
+        "text": {
+            "videos": [_words(edits[0], "video_id", "source_prompt") for edits in videos],
+            "edits": [_words(row, "edit_id", "prompt") for row in rows],
+        },
+        **{f"number:{key}": values for key, values in numbers.items()},
+    }
+
+
+def _numbers(rows: Sequence[Row]) -> dict[str, list[float | None]]:
     """The numbers of all edits, by metric: the known ones first, in their order."""
     found = [numbers_of(row) for row in rows]
     present = dict.fromkeys(k for numbers in found for k, v in numbers.items() if v is not None)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from cluster.results.compaction import current_rows
 from cluster.results.schema import SCHEMA
+from jobs.errors import JobError
 from pipeline.errors import ErrorCode
 from pipeline.storage import Folder
 
@@ -25,11 +26,11 @@ def read_rows(output: Folder) -> list[Row]:
     """The newest row of each edit, ordered by video and edit as a person would order them.
 
     Raises:
-        FileNotFoundError: the output folder holds no results.
+        JobError: the output folder holds no results.
     """
     rows = current_rows(output)
     if not rows:
-        raise FileNotFoundError(
+        raise JobError(
             f"{output.uri}: no rows in results/*.parquet; a report shows a job's results, so run "
             "the job first, with the same output folder"
         )

@@ -38,7 +38,7 @@ def failed_edit(**fields: Any) -> tuple[ErrorCode, str]:
     """The one failure of a row whose second edit has `fields`; its first edit must stand."""
     edits = [{"edit_id": "good", "prompt": "a blue cube"}, {"prompt": "a red cube", **fields}]
     checked = check_row(row(edits=edits))
-    assert [edit.edit_id for edit in checked.edits] == ["good"]
+    assert [edit.edit_id for edit in checked.video.edits] == ["good"]
     (failure,) = checked.failures
     return failure.code, failure.message
 
@@ -64,12 +64,12 @@ def test_a_full_row_comes_back_with_every_value() -> None:
         ),
         base="/data",
     )
-    assert checked.video_id == "cube 1"
-    assert checked.video == "/data/clip.mp4"
-    assert checked.source_prompt == "a cube"
-    assert (checked.start_frame, checked.num_frames) == (3, 9)
-    assert (checked.fps, checked.seed) == (8.0, 1)
-    (made,) = checked.edits
+    assert checked.video.video_id == "cube 1"
+    assert checked.video.video == "/data/clip.mp4"
+    assert checked.video.source_prompt == "a cube"
+    assert (checked.video.start_frame, checked.video.num_frames) == (3, 9)
+    assert (checked.video.fps, checked.video.seed) == (8.0, 1)
+    (made,) = checked.video.edits
     assert (made.edit_id, made.prompt, made.negative_prompt) == ("red", "a red cube", "blur")
     assert (made.guidance_scale, made.seed) == (4.0, 7)
     assert checked.failures == ()
@@ -77,11 +77,12 @@ def test_a_full_row_comes_back_with_every_value() -> None:
 
 def test_what_a_row_leaves_out_stays_with_the_job() -> None:
     checked = check_row(row(start_frame=None, fps=None))
-    assert checked.video_id == default_video_id("clip.mp4")
-    assert checked.video == "clip.mp4"
-    assert (checked.source_prompt, checked.start_frame, checked.num_frames) == (None, None, None)
-    assert (checked.fps, checked.seed) == (None, None)
-    (edit,) = checked.edits
+    assert checked.video.video_id == default_video_id("clip.mp4")
+    assert checked.video.video == "clip.mp4"
+    assert checked.video.source_prompt is None
+    assert (checked.video.start_frame, checked.video.num_frames) == (None, None)
+    assert (checked.video.fps, checked.video.seed) == (None, None)
+    (edit,) = checked.video.edits
     assert edit.edit_id == default_edit_id("a red cube", None, None, None)
     assert edit.negative_prompt == ""
     assert (edit.guidance_scale, edit.seed) == (None, None)
@@ -91,7 +92,12 @@ def test_numbers_may_be_numpy_scalars_and_whole_floats() -> None:
     checked = check_row(
         row(start_frame=np.int32(2), num_frames=9.0, fps=np.float32(8), seed=np.float64(3))
     )
-    assert (checked.start_frame, checked.num_frames, checked.fps, checked.seed) == (2, 9, 8.0, 3)
+    assert (
+        checked.video.start_frame,
+        checked.video.num_frames,
+        checked.video.fps,
+        checked.video.seed,
+    ) == (2, 9, 8.0, 3)
 
 
 @pytest.mark.parametrize("video", [None, "", "  ", 7, b"clip.mp4", "a\x00b.mp4", "a\nb.mp4"])
@@ -111,7 +117,7 @@ def test_an_unknown_protocol_is_a_bad_uri_that_is_named(video: str) -> None:
     ["s3://b/a.mp4", "simplecache::s3://b/a.mp4", "https://h/a.mp4?x=1", "C:\\a.mp4", "été 1.mp4"],
 )
 def test_a_video_of_any_known_protocol_or_plain_path_is_taken(video: str) -> None:
-    assert check_row(row(video=video)).video == video
+    assert check_row(row(video=video)).video.video == video
 
 
 @pytest.mark.parametrize(
@@ -151,8 +157,8 @@ def test_an_id_that_is_no_safe_file_name_is_refused(bad: object) -> None:
 
 @pytest.mark.parametrize("good", ["a", "a b", "a.b", "_a-1", "été", "猫", "x" * 200, "コ" * 66])
 def test_an_id_of_printable_characters_is_taken(good: str) -> None:
-    assert check_row(row(video_id=good)).video_id == good
-    assert check_row(row(edits=[{"edit_id": good, "prompt": "p"}])).edits[0].edit_id == good
+    assert check_row(row(video_id=good)).video.video_id == good
+    assert check_row(row(edits=[{"edit_id": good, "prompt": "p"}])).video.edits[0].edit_id == good
 
 
 @repeatable
@@ -190,8 +196,8 @@ def test_default_video_ids_show_the_name_and_tell_folders_apart() -> None:
 
 
 def test_the_default_edit_id_depends_on_the_edit_alone() -> None:
-    alone = check_row(row()).edits[0]
-    beside = check_row(row(edits=[{"prompt": "x"}, {"prompt": "a red cube"}])).edits[1]
+    alone = check_row(row()).video.edits[0]
+    beside = check_row(row(edits=[{"prompt": "x"}, {"prompt": "a red cube"}])).video.edits[1]
     assert alone.edit_id == beside.edit_id == "edit-" + alone.edit_id[-8:]
     others = [("p", "", 4, 2), ("p", "n", 4, 1), ("p", "", 5, 1), ("q", "", 4, 1), ("p", "4", 1, 1)]
     ids = {default_edit_id(*wishes) for wishes in [("p", "", 4, 1), *others]}
@@ -211,7 +217,7 @@ def test_edits_that_are_no_list_are_refused(edits: object) -> None:
 
 def test_edits_in_a_numpy_array_are_taken() -> None:
     edits = np.array([{"prompt": "one"}, {"prompt": "two"}], dtype=object)
-    assert [edit.prompt for edit in check_row(row(edits=edits)).edits] == ["one", "two"]
+    assert [edit.prompt for edit in check_row(row(edits=edits)).video.edits] == ["one", "two"]
 
 
 @pytest.mark.parametrize("prompt", [None, "", " \n"])
@@ -221,20 +227,20 @@ def test_an_empty_prompt_costs_its_own_edit_only(prompt: object) -> None:
 
 def test_an_edit_that_is_a_bare_string_costs_itself_only() -> None:
     checked = check_row(row(edits=[{"prompt": "one"}, "two"]))
-    assert len(checked.edits) == 1
+    assert len(checked.video.edits) == 1
     assert checked.failures[0].code is ErrorCode.BAD_VALUE
 
 
 def test_a_row_whose_edits_all_fail_comes_back_with_the_failures() -> None:
     checked = check_row(row(edits=[{"prompt": ""}, {"edit_id": "x", "prompt": " "}]))
-    assert checked.edits == ()
+    assert checked.video.edits == ()
     assert [failure.code for failure in checked.failures] == [ErrorCode.EMPTY_PROMPT] * 2
 
 
 def test_the_first_of_two_edits_with_one_id_stands() -> None:
     edits = [{"edit_id": "red", "prompt": text} for text in ("one", "two", "three")]
     checked = check_row(row(edits=edits))
-    assert [edit.prompt for edit in checked.edits] == ["one"]
+    assert [edit.prompt for edit in checked.video.edits] == ["one"]
     assert {failure.code for failure in checked.failures} == {ErrorCode.DUPLICATE_EDIT_ID}
     shown = [failure.edit_id for failure in checked.failures]
     assert shown == ["red:2", "red:3"]
@@ -245,7 +251,7 @@ def test_the_same_prompt_twice_is_a_duplicate_unless_the_seed_differs() -> None:
     twice = check_row(row(edits=[{"prompt": "p"}, {"prompt": "p"}]))
     assert [failure.code for failure in twice.failures] == [ErrorCode.DUPLICATE_EDIT_ID]
     seeded = check_row(row(edits=[{"prompt": "p", "seed": 1}, {"prompt": "p", "seed": 2}]))
-    assert len(seeded.edits) == 2
+    assert len(seeded.video.edits) == 2
 
 
 @repeatable
@@ -262,7 +268,7 @@ def test_the_same_prompt_twice_is_a_duplicate_unless_the_seed_differs() -> None:
 )
 def test_every_edit_is_answered_once_under_an_id_of_its_own(edits: list[dict[str, Any]]) -> None:
     checked = check_row(row(edits=edits))
-    ids = [edit.edit_id for edit in checked.edits]
+    ids = [edit.edit_id for edit in checked.video.edits]
     ids += [failure.edit_id for failure in checked.failures]
     assert len(ids) == len(set(ids)) == len(edits)
 
@@ -312,7 +318,7 @@ def test_a_value_out_of_range_in_an_edit_costs_that_edit(name: str, value: objec
 
 def test_a_guidance_scale_of_zero_is_a_value() -> None:
     checked = check_row(row(edits=[{"prompt": "p", "guidance_scale": 0}]))
-    assert checked.edits[0].guidance_scale == 0.0
+    assert checked.video.edits[0].guidance_scale == 0.0
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The commands that run nothing: what they print, and their exit status."""
 
-import csv
 import io
 import re
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from cluster.dataflow import Counts
 from jobs.cli import app
 from jobs.display import Progress, duration, per_time
-from jobs.run import manifest_folder
+from jobs.prepare import manifest_folder
 from tests.cluster.test_results import a_result, store
 from tests.drawn_videos import draw, grays
 
@@ -36,32 +36,67 @@ def test_wrong_usage_is_exit_status_two() -> None:
 
 
 def test_a_job_file_that_is_missing_is_exit_status_one() -> None:
-    status, said = retake("run", "nowhere.yaml")
+    status, text = retake("run", "nowhere.yaml")
     assert status == 1
-    assert "error: job file nowhere.yaml: cannot be read" in said
+    assert "error: job file nowhere.yaml: cannot be read" in text
 
 
 def test_validate_shows_what_a_job_is_going_to_do(tmp_path: Path) -> None:
     put_video(tmp_path / "clips/a.mp4")
     manifest = str(tmp_path / "m.parquet")
-    status, said = retake(
+    status, text = retake(
         "manifest", str(tmp_path / "clips"), manifest, "--prompt", "x", "--prompt", "y"
     )
-    assert (status, said) == (0, f"{manifest}: 1 videos, 2 edits\n")
+    assert (status, text) == (0, f"{manifest}: 1 videos, 2 edits\n")
     job = tmp_path / "job.yaml"
     job.write_text(yaml.safe_dump({"manifest": manifest, "output": str(tmp_path / "out [/b]")}))
-    status, said = retake("validate", str(job), "--set", "inversion.steps=7")
+    status, text = retake("validate", str(job), "--set", "inversion.steps=7")
     assert status == 0
-    assert "1 videos, 2 edits" in said
-    assert "pec, 4 of 7 steps, 5 forwards, once for each video" in said
+    assert "1 videos, 2 edits" in text
+    assert "pec, 4 of 7 steps, 5 forwards, once for each video" in text
     # However wide the terminal is.
-    walk = "4 steps from 0.6 of the levels, reference null, guidance 2 in 2 of them"
-    assert walk in " ".join(said.split())
+    steps = "4 steps from 0.6 of the levels, reference null, guidance 2 in 2 of them"
+    assert steps in " ".join(text.split())
     changes = ("inversion.steps=7", "inversion.method=ddim", "reconstruction.start=inverted")
-    status, said = retake("validate", str(job), *(f"--set={change}" for change in changes))
-    assert "ddim, 7 of 7 steps, 7 forwards, once for each video" in said
-    assert "7 steps from inverted" in said
+    status, text = retake("validate", str(job), *(f"--set={change}" for change in changes))
+    assert "ddim, 7 of 7 steps, 7 forwards, once for each video" in text
+    assert "7 steps from inverted" in text
     assert not (tmp_path / "out [/b]/results").exists()
+
+
+def test_three_frames_lead_from_the_command_to_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_video(tmp_path / "clips/a.mp4")
+    manifest = str(tmp_path / "m.parquet")
+    retake("manifest", str(tmp_path / "clips"), manifest, "--prompt", "x")
+    job = tmp_path / "job.yaml"
+    job.write_text(yaml.safe_dump({"manifest": manifest, "output": str(tmp_path / "out")}))
+    callers: list[str] = []
+
+    def run(*arguments: object) -> Counts:
+        frame = sys._getframe(1)
+        while frame is not None and "run" not in callers:
+            callers.append(frame.f_code.co_name)
+            frame = frame.f_back
+        return Counts(edited=1)
+
+    monkeypatch.setattr("cluster.dataflow.run", run)
+    status, text = retake("run", str(job))
+    assert status == 0, text
+    assert callers == ["run_job", "run"]
+    about = yaml.safe_load((tmp_path / "out/job.yaml").read_text())
+    assert list(about)[:2] == ["manifest", "output"]
+    assert about["reconstruction"]["guidance_steps"] == [0.0, 0.4]
+    assert "edits done" in text
+
+
+def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("jobs.report.write_report", fail)
+    assert isinstance(CliRunner().invoke(app, ["report", "out"]).exception, ZeroDivisionError)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +119,9 @@ def test_degrees_that_the_checkpoint_cannot_be_split_by_are_refused(
         "cluster": {"inversion": cluster},
     }
     job.write_text(yaml.safe_dump(values))
-    status, said = retake("validate", str(job))
+    status, text = retake("validate", str(job))
     assert status == 1
-    assert complaint in said
+    assert complaint in text
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
@@ -96,19 +131,16 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     values = {"manifest": str(tmp_path / "m.parquet"), "output": str(tmp_path / "file/out")}
     job.write_text(yaml.safe_dump(values))
-    status, said = retake("validate", str(job))
+    status, text = retake("validate", str(job))
     assert status == 1
-    assert "cannot be written" in said
+    assert "cannot be written" in text
 
 
-def test_a_table_becomes_a_manifest_and_its_other_columns_travel(tmp_path: Path) -> None:
+def test_a_table_becomes_a_manifest_and_its_other_columns_pass_through(tmp_path: Path) -> None:
     put_video(tmp_path / "a.mp4")
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerows([["video", "prompt", "split"], ["a.mp4", "red", "train"]])
-    (tmp_path / "t.csv").write_text(text.getvalue())
-    status, said = retake("manifest", str(tmp_path / "t.csv"), str(tmp_path / "m.parquet"))
-    assert status == 0, said
+    (tmp_path / "t.csv").write_text("video,prompt,split\na.mp4,red,train\n")
+    status, text = retake("manifest", str(tmp_path / "t.csv"), str(tmp_path / "m.parquet"))
+    assert status == 0, text
     row = pq.read_table(tmp_path / "m.parquet").to_pylist()[0]
     assert row["split"] == "train"
     assert row["edits"][0]["prompt"] == "red"
@@ -130,13 +162,13 @@ def test_a_source_that_is_no_manifest_is_refused(
     (tmp_path / "empty").mkdir()
     (tmp_path / "t.csv").write_text("video,prompt\na.mp4,red\n")
     filled = [argument.format(tmp_path) for argument in arguments]
-    status, said = retake("manifest", filled[0], str(tmp_path / "m.parquet"), *filled[1:])
+    status, text = retake("manifest", filled[0], str(tmp_path / "m.parquet"), *filled[1:])
     assert status == 1
-    assert complaint in said
+    assert complaint in text
     assert not (tmp_path / "m.parquet").exists()
 
 
-def test_gc_says_what_it_deleted(tmp_path: Path) -> None:
+def test_gc_reports_what_it_deleted(tmp_path: Path) -> None:
     from pipeline.storage import Folder
 
     output = Folder(str(tmp_path))
@@ -147,9 +179,9 @@ def test_gc_says_what_it_deleted(tmp_path: Path) -> None:
 
 
 def test_a_report_of_a_folder_without_results_is_refused(tmp_path: Path) -> None:
-    status, said = retake("report", str(tmp_path))
+    status, text = retake("report", str(tmp_path))
     assert status == 1
-    assert "error:" in said
+    assert "error:" in text
 
 
 def test_without_a_terminal_progress_is_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

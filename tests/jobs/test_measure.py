@@ -43,9 +43,9 @@ def rows_of(output: Folder) -> dict[str, dict]:
 
 def test_results_gain_columns_that_the_report_shows(output: Folder, models: dict[str, str]) -> None:
     before = rows_of(output)
-    status, said = metrics(output, "--clip", models["clip"], "--dino", models["dino"])
-    assert status == 0, said
-    assert "2 edits measured" in said
+    status, text = metrics(output, "--clip", models["clip"], "--dino", models["dino"])
+    assert status == 0, text
+    assert "2 edits measured" in text
     after = rows_of(output)
     for name, row in after.items():
         for column in ("clip_text", "clip_frames", "dino_source"):
@@ -77,11 +77,11 @@ def test_a_clip_that_cannot_be_read_leaves_its_row_without_numbers(
     output: Folder, models: dict[str, str]
 ) -> None:
     output.remove("edits/clip-1/red.mp4")
-    status, said = metrics(output, "--clip", models["clip"])
+    status, text = metrics(output, "--clip", models["clip"])
     assert status == 3
-    assert "1 edits measured" in said
-    assert "1 not readable" in said
-    assert "edits/clip-1/red.mp4" in said
+    assert "1 edits measured" in text
+    assert "1 not readable" in text
+    assert "edits/clip-1/red.mp4" in text
     assert rows_of(output)["clip-1/red"]["clip_text"] is None
 
 
@@ -97,26 +97,26 @@ def test_progress_is_stored_while_a_file_is_measured(
         return read(self, name)
 
     monkeypatch.setattr(Folder, "open", stop_at_the_second)
-    status, said = metrics(output, "--clip", models["clip"])
+    status, text = metrics(output, "--clip", models["clip"])
     assert status == 1
-    assert "run the same command again" in said
+    assert "run the same command again" in text
     monkeypatch.undo()
     assert "1 edits measured, 1 had been before" in metrics(output, "--clip", models["clip"])[1]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         ([], "no model to measure with: give --clip PATH, --dino PATH or both"),
         (["--clip", "/no/such/model"], "--clip /no/such/model: no such folder"),
     ],
 )
-def test_bad_usage_is_said_before_anything_is_measured(
-    output: Folder, options: list[str], said: str
+def test_bad_usage_is_refused_before_anything_is_measured(
+    output: Folder, options: list[str], expected: str
 ) -> None:
     status, text = metrics(output, *options)
     assert status == 1
-    assert said in " ".join(text.split())
+    assert expected in " ".join(text.split())
 
 
 def test_a_column_of_the_manifest_is_not_written_over(
@@ -124,9 +124,9 @@ def test_a_column_of_the_manifest_is_not_written_over(
 ) -> None:
     mine = make_row("clip-9", "red", clip_text=1.0)
     write_rows(output.uri, [mine], "run-2-000000")
-    status, said = metrics(output, "--clip", models["clip"])
+    status, text = metrics(output, "--clip", models["clip"])
     assert status == 1
-    assert "'clip_text' that came with the manifest" in " ".join(said.split())
+    assert "'clip_text' that came with the manifest" in " ".join(text.split())
 
 
 def test_a_column_of_the_manifest_that_only_another_model_would_write_is_no_matter(
@@ -143,18 +143,18 @@ def test_a_name_of_a_model_that_came_with_the_manifest_is_not_written_over(
     output: Folder, models: dict[str, str]
 ) -> None:
     write_rows(output.uri, [make_row("clip-9", "red", clip_model="mine")], "run-2-000000")
-    status, said = metrics(output, "--clip", models["clip"])
+    status, text = metrics(output, "--clip", models["clip"])
     assert status == 1
-    assert "'clip_model' that came with the manifest" in " ".join(said.split())
+    assert "'clip_model' that came with the manifest" in " ".join(text.split())
 
 
-def test_a_device_that_is_not_there_is_said(output: Folder, models: dict[str, str]) -> None:
-    status, said = metrics(output, "--clip", models["clip"], "--device", "gpu")
+def test_a_device_that_is_not_there_is_refused(output: Folder, models: dict[str, str]) -> None:
+    status, text = metrics(output, "--clip", models["clip"], "--device", "gpu")
     assert status == 1
-    assert "--device gpu: Expected one of cpu, cuda" in " ".join(said.split())
+    assert "--device gpu: Expected one of cpu, cuda" in " ".join(text.split())
 
 
 def test_a_folder_without_results_is_an_error(tmp_path: Path, models: dict[str, str]) -> None:
-    status, said = metrics(Folder(str(tmp_path)), "--clip", models["clip"])
+    status, text = metrics(Folder(str(tmp_path)), "--clip", models["clip"])
     assert status == 1
-    assert "no rows in results" in " ".join(said.split())
+    assert "no rows in results" in " ".join(text.split())

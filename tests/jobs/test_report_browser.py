@@ -102,8 +102,8 @@ def test_the_page_asks_for_nothing_outside_of_the_output_folder(report: Report, 
     report.open(page).load_clips()
     report.find("#search").send_keys("red")
     report.wait(report.cards)
-    said = [json.loads(e["message"])["message"] for e in report.driver.get_log("performance")]
-    sent = [m["params"] for m in said if m["method"] == "Network.requestWillBeSent"]
+    logged = [json.loads(e["message"])["message"] for e in report.driver.get_log("performance")]
+    sent = [m["params"] for m in logged if m["method"] == "Network.requestWillBeSent"]
     asked = {params["request"]["url"] for params in sent} - {"about:blank"}
     folder = page.removesuffix("report/index.html")
     assert {f"{folder}report/index.html", f"{folder}sources/clip-1.mp4"} <= asked
@@ -235,8 +235,8 @@ def test_pages_are_turned_and_gone_back_to(report: Report, rows: list[dict]) -> 
 
 def test_a_bar_of_a_distribution_filters_by_mouse_and_by_keys(report: Report) -> None:
     bar = ".plot[data-metric=motion_agreement] .hit"
-    said = report.find(bar).get_attribute("aria-label")
-    edits = int(said.split(": ")[1].removesuffix(" edits"))
+    label = report.find(bar).get_attribute("aria-label")
+    edits = int(label.split(": ")[1].removesuffix(" edits"))
     report.click(bar)
     report.wait(lambda: f", {edits} edits" in report.texts("#count")[0])
     assert report.find(bar).get_attribute("aria-selected") == "true"

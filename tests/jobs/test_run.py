@@ -7,7 +7,7 @@ is refused and what is written, not how the edits look.
 import io
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ import av
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 
 import jobs.demo
 from cluster.results.ledger import read_parts
-from jobs.cli import EXIT_CANNOT_RUN, EXIT_DONE, EXIT_SOME_FAILED, execute
-from jobs.manifest.checks import write_manifest
-from jobs.run import manifest_folder
-from jobs.spec import parse_job
+from jobs.cli import EXIT_CANNOT_RUN, EXIT_DONE, EXIT_SOME_FAILED, app
+from jobs.manifest.writing import write_manifest
+from jobs.prepare import manifest_folder
 from pipeline.media.encoding import write_clip
 from pipeline.records import Metrics, Timings
 from pipeline.storage import Folder
@@ -62,16 +62,23 @@ def a_row(video: str, *prompts: str, **values: Any) -> dict[str, Any]:
 
 
 def run(
-    folder: Path | str, rows: list[dict[str, Any]], name: str = "manifest.parquet", **sections: Any
+    folder: Path, rows: list[dict[str, Any]], name: str = "manifest.parquet", **sections: Any
 ) -> int:
     write_manifest(rows, f"{folder}/{name}")
     values = {**SMALL, "manifest": f"{folder}/{name}", "output": f"{folder}/out"}
     for key, section in sections.items():
         values[key] = {**values.get(key, {}), **section} if isinstance(section, dict) else section
-    return execute(lambda: parse_job(values, source="the test's job"))
+    return retake_run(folder, values)
 
 
-def results(folder: Path | str) -> dict[tuple[str, str], dict[str, Any]]:
+def retake_run(folder: Path, values: dict[str, Any]) -> int:
+    """`retake run` in this process; returns its exit status."""
+    job = folder / "job.yaml"
+    job.write_text(yaml.safe_dump(values))
+    return app(["run", str(job)], standalone_mode=False)
+
+
+def results(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
     rows = [r for _, t in read_parts(Folder(f"{folder}/out")) for r in t.to_pylist()]
     keyed = {(row["video_id"], row["edit_id"]): row for row in rows}
     assert len(keyed) == len(rows), "an edit has more than one result"
@@ -86,7 +93,7 @@ def frames_of(data: bytes) -> tuple[int, int, int, float]:
         return len(frames), *frames[0].shape[:2], float(rate)
 
 
-def test_a_job_is_done_once_and_then_only_what_is_owed(tmp_path: Path) -> None:
+def test_a_job_is_done_once_and_then_only_what_is_pending(tmp_path: Path) -> None:
     rows = [
         a_row(a_video(tmp_path / "a.mp4"), "red", "blue", video_id="a", split="train"),
         a_row(a_video(tmp_path / "b.mp4", shade=60), "red", video_id="b", split="test"),
@@ -130,8 +137,8 @@ def test_a_result_row_has_the_whole_certificate_and_what_each_part_took(tmp_path
     rows = [a_row(a_video(tmp_path / "a.mp4"), "red", video_id="a")]
     assert run(tmp_path, rows, inversion={"vae_psnr": True, "round_trip": True}) == EXIT_DONE
     (row,) = results(tmp_path).values()
-    assert [name for name in asdict(Metrics()) if row["metrics"][name] is None] == []
-    assert [name for name in asdict(Timings()) if not row["timings"][name] > 0] == []
+    assert [field.name for field in fields(Metrics) if row["metrics"][field.name] is None] == []
+    assert [field.name for field in fields(Timings) if not row["timings"][field.name] > 0] == []
     assert row["metrics"]["noise_level"] == 1.0
     assert row["gpu_seconds"] == 0.0
 
@@ -171,7 +178,7 @@ def test_twelve_bad_rows_of_forty_cost_only_themselves(tmp_path: Path) -> None:
     assert sorted(row["error_code"] for row in failed) == sorted(code for _, code in bad)
     assert all(row["error"] for row in failed)
     outside = {path for path in tmp_path.rglob("*") if "out" not in path.parts}
-    assert outside - before == {tmp_path / "manifest.parquet"}
+    assert outside - before == {tmp_path / "manifest.parquet", tmp_path / "job.yaml"}
     assert not (tmp_path.parent / "evil").exists()
 
 
@@ -187,10 +194,10 @@ def test_a_job_that_cannot_run_is_refused_with_every_problem(
         "output": str(tmp_path / "out"),
         "checkpoint": str(tmp_path / "no-such-checkpoint"),
     }
-    assert execute(lambda: parse_job(values, source="test")) == EXIT_CANNOT_RUN
-    said = capsys.readouterr().err
+    assert retake_run(tmp_path, values) == EXIT_CANNOT_RUN
+    shown = capsys.readouterr().err
     for part in ("vidoe", "video", "edits", "no-such-checkpoint", "there is no such folder"):
-        assert part in said
+        assert part in shown
     assert not list((tmp_path / "out").glob("**/*.parquet"))
 
 
@@ -212,13 +219,13 @@ def test_storage_that_refuses_is_a_problem_of_the_job(
     file = (tmp_path / "m.parquet").read_bytes()
     (tmp_path / "m.parquet").write_bytes(file[:4] + bytes(200) + file[204:])
     values = {"manifest": f"{tmp_path}/m.parquet", "output": f"{tmp_path}/out"}
-    assert execute(lambda: parse_job(values, source="test")) == EXIT_CANNOT_RUN
-    said = capsys.readouterr().err
-    assert "checkpoint pkg://jobs.demo/checkpoint: cannot be read: RuntimeError: no keys" in said
-    assert "m.parquet: its rows cannot be read" in said
+    assert retake_run(tmp_path, values) == EXIT_CANNOT_RUN
+    shown = capsys.readouterr().err
+    assert "checkpoint pkg://jobs.demo/checkpoint: cannot be read: RuntimeError: no keys" in shown
+    assert "m.parquet: its rows cannot be read" in shown
 
 
-def test_a_run_that_finds_nothing_owed_tidies_up_after_a_killed_one(tmp_path: Path) -> None:
+def test_a_run_that_finds_nothing_pending_tidies_up_after_a_killed_one(tmp_path: Path) -> None:
     rows = [a_row(a_video(tmp_path / "a.mp4"), "red", video_id="a")]
     assert run(tmp_path, rows) == EXIT_DONE
     output = Folder(f"{tmp_path}/out")
@@ -238,9 +245,9 @@ def test_a_checkpoint_that_does_not_load_ends_the_job_with_its_reason(
     config.write_text(config.read_text().replace("CogVideoXDownBlock3D", "NoSuchBlock3D"))
     rows = [a_row(a_video(tmp_path / "a.mp4"), "red")]
     assert run(tmp_path, rows, checkpoint=str(checkpoint)) == EXIT_CANNOT_RUN
-    said = capsys.readouterr().err
-    assert "a rank group could not start" in said
-    assert "down_block_type" in said
+    shown = capsys.readouterr().err
+    assert "a rank group could not start" in shown
+    assert "down_block_type" in shown
 
 
 def test_a_cluster_that_is_too_small_is_refused_with_the_numbers(
@@ -272,7 +279,7 @@ def test_blocks_that_the_model_lacks_are_refused_before_anything_starts(
 def test_the_same_seed_makes_the_same_bytes_in_whatever_order_the_rows_come(
     tmp_path: Path,
 ) -> None:
-    """That another seed makes another edit stands in `tests/pipeline/test_process.py`."""
+    """That another seed makes another edit stands in `tests/cluster/ranks/test_editing.py`."""
     noise = {"start": "noise"}
     made: list[Callable[[], bytes]] = []
     for name, seed, order in (("x", 1, 1), ("y", 1, -1)):

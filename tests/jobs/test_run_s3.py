@@ -61,4 +61,4 @@ def test_a_job_runs_with_everything_on_s3(tmp_path: Path, monkeypatch: pytest.Mo
             assert output.exists(f"trajectories/{row['trajectory']}/index.json")
         again = retake("run", str(job), "--set", "reconstruction.guidance_scale=2", **access)
         assert again.returncode == 0
-        assert "nothing is owed" in again.stdout
+        assert "nothing is pending" in again.stdout

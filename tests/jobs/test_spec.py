@@ -1,12 +1,20 @@
-"""The job file: what is refused, and how it is said."""
+"""The job file: what is refused, and with which message."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 
-from jobs.spec import JobError, JobSpec, load_job, parse_job
-from pipeline.settings import Inversion, Reconstruction
+from cluster.settings import ClusterSettings
+from jobs.errors import JobError
+from jobs.spec import JobSpec, load_job, parse_job
+from pipeline.settings import (
+    EditingSettings,
+    Inversion,
+    Reconstruction,
+    TrajectorySettings,
+    VideoSettings,
+)
 
 MINIMAL = {"manifest": "m.parquet", "output": "out"}
 
@@ -123,10 +131,23 @@ def test_relative_locations_become_absolute_and_uris_stay() -> None:
 
 
 def test_every_setting_is_explained_where_it_is_defined() -> None:
-    for section in (Inversion, Reconstruction):
+    for section in (VideoSettings, Inversion, Reconstruction, TrajectorySettings, ClusterSettings):
         for field in fields(section):
             assert field.name in (section.__doc__ or ""), f"{section.__name__}.{field.name}"
-    assert set(JobSpec.model_fields) >= {"manifest", "output", "checkpoint", "seed", "precision"}
+    explained = f"{JobSpec.__doc__} {EditingSettings.__doc__}"
+    assert [field.name for field in fields(JobSpec) if field.name not in explained] == []
+
+
+def test_a_job_adds_nothing_to_what_the_processes_with_the_model_know_but_where_it_runs() -> None:
+    shared = {field.name for field in fields(EditingSettings)}
+    assert {field.name for field in fields(JobSpec)} - shared == {"manifest", "cluster"}
+
+
+def test_the_settings_that_an_edits_fingerprint_is_of_keep_their_names() -> None:
+    settings = asdict(parse_job(MINIMAL, source="test").editing())
+    names = "checkpoint inversion output precision reconstruction seed trajectory video"
+    assert sorted(settings) == names.split()
+    assert sorted(settings["trajectory"]) == ["dtype", "keep"]
 
 
 @pytest.mark.parametrize(

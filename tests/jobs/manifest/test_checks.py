@@ -13,14 +13,10 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from cluster.rows import check_row
-from jobs.manifest.checks import (
-    EDIT,
-    SCHEMA,
-    ManifestError,
-    check_manifest,
-    nearest,
-    write_manifest,
-)
+from jobs.errors import ManifestError, nearest
+from jobs.manifest.checks import check_manifest
+from jobs.manifest.schema import EDIT, SCHEMA
+from jobs.manifest.writing import write_manifest
 
 ROWS: list[dict[str, Any]] = [
     {
@@ -84,10 +80,10 @@ def test_what_is_written_is_read_back_and_passes_the_row_check(manifest: Path) -
         "prompt": "a green ball",
     }
     assert [row["license"] for row in rows] == ["CC0", None]
-    checked = [check_row(row, base="/data") for row in rows]
+    checked = [check_row(row, base="/data").video for row in rows]
     assert checked[0].video == "/data/clips/cube.mp4"
     assert (checked[1].start_frame, checked[1].num_frames, checked[1].seed) == (2, 9, 3)
-    assert len(checked[1].edits) == 2 and not checked[1].failures
+    assert len(checked[1].edits) == 2 and not check_row(rows[1]).failures
 
 
 def test_the_written_file_has_the_schema_first_and_is_zstd(manifest: Path) -> None:
@@ -142,7 +138,7 @@ def test_a_manifests_folder_that_is_the_jobs_output_is_read_without_its_results(
 
 
 @pytest.mark.parametrize("value", [2**64, "cut \ud83d"])
-def test_a_travelling_value_that_no_column_holds_becomes_json_text(
+def test_a_passthrough_value_that_no_column_holds_becomes_json_text(
     tmp_path: Path, value: object
 ) -> None:
     uri = str(tmp_path / "m.parquet")
@@ -179,7 +175,7 @@ def test_a_folder_without_parquet_is_refused_with_what_it_has(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (b"", "0 bytes"),
         (b"video,prompt\na.mp4,p\n", "not Parquet"),
@@ -187,12 +183,12 @@ def test_a_folder_without_parquet_is_refused_with_what_it_has(tmp_path: Path) ->
     ],
 )
 def test_a_file_that_is_no_parquet_is_refused_with_its_name(
-    tmp_path: Path, content: bytes, said: str
+    tmp_path: Path, content: bytes, expected: str
 ) -> None:
     bad = tmp_path / "m.parquet"
     bad.write_bytes(content)
     text = refusal(str(bad))
-    assert said in text and str(bad) in text
+    assert expected in text and str(bad) in text
 
 
 def test_a_manifest_without_rows_is_refused(tmp_path: Path) -> None:
@@ -218,7 +214,7 @@ def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
         ),
     )
     text = refusal(uri, reserved=frozenset({"status"}))
-    for said in (
+    for expected in (
         "'video' is missing; expected string",
         "'fps' has type string; expected double",
         "'num_frames' has type binary; expected int64",
@@ -227,7 +223,7 @@ def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
         "field 'seed' has type string; expected int64",
         "'status' is also a column of the results",
     ):
-        assert said in text
+        assert expected in text
 
 
 def test_a_column_of_the_manifest_itself_is_never_reserved(tmp_path: Path) -> None:
@@ -274,7 +270,7 @@ def test_a_type_that_carries_the_same_values_is_accepted(
 ) -> None:
     uri = stored(tmp_path, table(**column))
     assert check_manifest(uri).edits == 1
-    assert len(check_row(pq.read_table(uri).to_pylist()[0]).edits) == 1
+    assert len(check_row(pq.read_table(uri).to_pylist()[0]).video.edits) == 1
 
 
 def test_files_that_differ_are_named(tmp_path: Path) -> None:
@@ -311,7 +307,7 @@ def test_only_edits_with_a_prompt_are_counted(tmp_path: Path) -> None:
     assert check_manifest(uri).edits == 1
 
 
-def test_other_columns_travel_as_they_are(tmp_path: Path) -> None:
+def test_other_columns_pass_through_as_they_are(tmp_path: Path) -> None:
     uri = str(tmp_path / "m.parquet")
     extra = [{"n": 1, "tags": ["a"], "mixed": 1, "box": {"x": 1}, "gap": None}]
     extra += [{"n": 2, "tags": [], "mixed": "one", "box": {"y": 2}, "gap": None}]
@@ -340,7 +336,7 @@ def test_a_table_is_written_with_its_own_types_beside_the_schema(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "expected"),
     [
         ([], "no rows"),
         ([{"edits": [{"prompt": "p"}]}], "'video'"),
@@ -349,10 +345,10 @@ def test_a_table_is_written_with_its_own_types_beside_the_schema(tmp_path: Path)
     ],
 )
 def test_rows_that_do_not_fit_are_not_written(
-    tmp_path: Path, rows: list[dict[str, Any]], said: str
+    tmp_path: Path, rows: list[dict[str, Any]], expected: str
 ) -> None:
     target = tmp_path / "m.parquet"
-    with pytest.raises(ManifestError, match=said):
+    with pytest.raises(ManifestError, match=expected):
         write_manifest(rows, str(target))
     assert not target.exists()
 

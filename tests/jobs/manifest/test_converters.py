@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.rows import check_row, default_edit_id, default_video_id, id_problem
-from jobs.manifest.checks import SCHEMA, check_manifest, write_manifest
+from jobs.errors import ConvertError
+from jobs.manifest.checks import check_manifest
 from jobs.manifest.converters import (
     FORMATS,
-    ConvertError,
     from_balancecc,
     from_five,
     from_folder,
@@ -24,6 +24,8 @@ from jobs.manifest.converters import (
     guess_format,
 )
 from jobs.manifest.make import make_manifest
+from jobs.manifest.schema import SCHEMA
+from jobs.manifest.writing import write_manifest
 
 TGVE = """Video name,Our GT caption,Style Change Caption,Object Change Caption,\
 Background Change Caption,Multiple Changes Caption
@@ -205,7 +207,7 @@ def test_every_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
     uri = saved(tmp_path, text)
     message = refusal(from_table, uri)
     assert uri in message
-    for said in (
+    for expected in (
         "line 3: edit",
         "line 4: video is None",
         "line 5: edit_id",
@@ -216,7 +218,7 @@ def test_every_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
         "line 10: 1 more cells",
         "line 12: video_id 'same' is already that of line 11",
     ):
-        assert said in message
+        assert expected in message
     converted = from_table(uri, skip_bad=True)
     assert [len(row["edits"]) for row in converted.rows] == [1, 1]
     assert len(converted.warnings) == 9
@@ -234,7 +236,7 @@ def test_bad_json_entries_are_reported_with_their_number(tmp_path: Path) -> None
         {"video": "a.mp4"},
     ]
     message = refusal(from_table, saved(tmp_path, records))
-    for said in (
+    for expected in (
         "entry 2: 7",
         "entry 3: there is no 'video' (is it 'vidoe'?)",
         "entry 4: expected",
@@ -245,7 +247,7 @@ def test_bad_json_entries_are_reported_with_their_number(tmp_path: Path) -> None
         "entry 7: video is 5",
         "entry 8: edit",
     ):
-        assert said in message
+        assert expected in message
     jsonl = saved(tmp_path, lines(records[0]) + "\n{broken\n\n" + lines(records[0]), "s.jsonl")
     assert "line 2: not valid JSON" in refusal(from_table, jsonl)
 
@@ -372,10 +374,10 @@ def test_each_format_is_recognised_and_becomes_a_good_manifest(tmp_path: Path, n
         checked = check_row(row)
         assert not checked.failures
         assert id_problem(row["video_id"]) is None
-        assert len(checked.edits) == len(row["edits"])
+        assert len(checked.video.edits) == len(row["edits"])
 
 
-def test_what_no_converter_reads_is_said_to_be_so() -> None:
+def test_what_no_converter_reads_is_refused_with_the_reason() -> None:
     assert guess_format("folder", None) == "folder"
     assert "Parquet already" in refusal(guess_format, "m.parquet", b"PAR1....")
     assert "not text" in refusal(guess_format, "clip.mp4", b"\x00\x00\x00 ftypisom")

@@ -11,8 +11,9 @@ from typing import Any
 import fsspec
 import pytest
 
+from jobs.errors import ConvertError
 from jobs.manifest.converters import from_five, from_folder, from_table
-from jobs.manifest.sources import ConvertError, Source
+from jobs.manifest.sources import Source
 
 
 def saved(folder: Path, content: object, name: str = "source.json") -> str:
@@ -64,7 +65,7 @@ def test_other_delimiters_and_a_byte_order_mark_are_read(tmp_path: Path, delimit
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (b"", "empty"),
         (b"[{]", "not valid JSON"),
@@ -73,17 +74,17 @@ def test_other_delimiters_and_a_byte_order_mark_are_read(tmp_path: Path, delimit
     ],
 )
 def test_a_file_that_cannot_be_parsed_is_refused_with_its_name(
-    tmp_path: Path, content: bytes, said: str
+    tmp_path: Path, content: bytes, expected: str
 ) -> None:
     path = tmp_path / "source"
     path.write_bytes(content)
     message = refusal(from_table, str(path))
-    assert said in message and str(path) in message
+    assert expected in message and str(path) in message
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
-    said = refusal(from_table, saved(tmp_path, "video,prompt,prompt \na.mp4,red,blue\n"))
-    assert "2 columns are called 'prompt'; only one of them would be read. Rename them" in said
+    message = refusal(from_table, saved(tmp_path, "video,prompt,prompt \na.mp4,red,blue\n"))
+    assert "2 columns are called 'prompt'; only one of them would be read. Rename them" in message
 
 
 def test_a_missing_source_is_refused(tmp_path: Path) -> None:
