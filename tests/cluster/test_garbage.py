@@ -12,7 +12,7 @@ from tests.pipeline.test_trajectory import store as store_trajectory
 
 def test_it_deletes_what_no_result_names_and_only_that(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
-    for key in ("done", "half", "stale"):
+    for key in ("done", "half", "hung", "stale"):
         output.write(f"trajectories/{key}/index.json", b"{}")
         output.write(f"trajectories/{key}/shard.safetensors", b"x" * 100)
     store(
@@ -21,6 +21,8 @@ def test_it_deletes_what_no_result_names_and_only_that(tmp_path: Path) -> None:
         a_result("a", "1", trajectory="done"),
         a_result("b", "1", trajectory="half"),
         a_result("b", "2", "failed", trajectory="half"),
+        a_result("c", "1", trajectory="hung"),
+        a_result("c", "2", "quarantined", trajectory="hung"),
     )
     assert collect_garbage(output, "always") == {"stale": 102}
     assert not (tmp_path / "trajectories/stale").exists()
@@ -29,6 +31,8 @@ def test_it_deletes_what_no_result_names_and_only_that(tmp_path: Path) -> None:
     assert output.list("trajectories") == [
         "trajectories/half/index.json",
         "trajectories/half/shard.safetensors",
+        "trajectories/hung/index.json",
+        "trajectories/hung/shard.safetensors",
     ]
 
 

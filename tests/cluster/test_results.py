@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,6 +110,26 @@ def test_refused_rows_of_one_run_all_stay_though_they_have_the_same_ids(tmp_path
     store(output, "r2-killed", *copies)
     compact(output, "r2")
     assert len(all_rows(output)) == 6
+
+
+@pytest.mark.parametrize("refused_at", [-1, 0, 1])
+def test_a_row_that_was_refused_for_its_id_does_not_take_the_place_of_the_ids_own(
+    tmp_path: Path, refused_at: int
+) -> None:
+    output = Folder(str(tmp_path))
+    twin = {"fingerprint": None, "error_code": "duplicate_video_id"}
+    rows = [
+        a_result("v", "a", run="r") | {"video": "a.mp4"},
+        a_result("v", "a", "failed", refused_at, run="r", **twin) | {"video": "b.mp4"},
+        a_result("v", "a", "failed", refused_at, run="r", **twin) | {"video": "c.mp4"},
+    ]
+    store(output, "r", *rows)
+    store(output, "r2", a_result("w", "a", "failed"))
+    store(output, "r3", a_result("w", "a", minute=1))
+    compact(output, "r3")
+    kept = sorted((row["video"] or "", row["status"]) for row in all_rows(output))
+    assert kept == [("", "ok"), ("a.mp4", "ok"), ("b.mp4", "failed"), ("c.mp4", "failed")]
+    assert done_key("v", "a", "f") in read_done(output)
 
 
 def test_refused_rows_go_when_a_later_run_has_rows_in_their_place(tmp_path: Path) -> None:

@@ -122,6 +122,16 @@ def test_relative_locations_become_absolute_and_uris_stay() -> None:
     assert remote.editing().checkpoint == "zai-org/CogVideoX-5b"
 
 
+def test_a_folder_of_two_names_is_a_folder_and_not_a_repository_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "zai-org/CogVideoX-5b").mkdir(parents=True)
+    for name in ("zai-org/CogVideoX-5b", "./zai-org", "../CogVideoX-5b", "CogVideoX-5b"):
+        job = parse_job({**MINIMAL, "checkpoint": name}, source="test")
+        assert job.editing().checkpoint == str((tmp_path / name).absolute())
+
+
 def test_every_setting_is_explained_where_it_is_defined() -> None:
     for section in (Inversion, Reconstruction):
         for field in fields(section):

@@ -205,6 +205,14 @@ def test_the_fingerprint_changes_with(copy: Path, what: str) -> None:
     assert open_checkpoint(str(copy)).fingerprint != before
 
 
+def test_the_fingerprint_changes_with_the_words_of_the_tokenizer(copy: Path) -> None:
+    names = set()
+    for words in (b"one", b"two", b"more"):
+        (copy / "tokenizer/spiece.model").write_bytes(words)
+        names.add(open_checkpoint(str(copy)).fingerprint)
+    assert len(names) == 3
+
+
 def test_the_fingerprint_is_that_of_the_contents_wherever_they_lie(
     copy: Path, checkpoints: dict[str, Path]
 ) -> None:

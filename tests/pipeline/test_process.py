@@ -1,6 +1,7 @@
 """A rank's whole work on a small checkpoint of each family: invert, store, edit, write, certify."""
 
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.checkpoint import load_text_encoder, open_checkpoint
@@ -16,7 +18,7 @@ from pipeline.errors import ErrorCode, RowError
 from pipeline.index import read_index
 from pipeline.invert_video import invert_video
 from pipeline.metrics import signal_to_error_db
-from pipeline.process import EditingProcess, prompt_store
+from pipeline.process import ALGORITHM, EditingProcess, prompt_store
 from pipeline.prompts import encode_prompt
 from pipeline.requests import EditRequest, Inverted, VideoRequest
 from pipeline.settings import (
@@ -205,6 +207,61 @@ def test_what_determines_a_trajectory_changes_its_key_and_nothing_else_does(
         key(inversion=Inversion(steps=4, posterior="sample"), seed=1),
     ]
     assert len({*same, *different}) == 1 + len(different)
+
+
+OF_A_TRAJECTORY: dict[str, dict[str, Any]] = {
+    "steps": {"inversion": Inversion(steps=5)},
+    "method": {"inversion": Inversion(steps=4, method="ddim")},
+    "iterations": {"inversion": Inversion(steps=4, method="fixed_point", iterations=2)},
+    "posterior": {"inversion": Inversion(steps=4, posterior="sample")},
+    "height": {"video": VideoSettings(height=48, width=48, frames=9)},
+    "width": {"video": VideoSettings(height=32, width=32, frames=9)},
+    "height and width": {"video": VideoSettings(height=48, width=32, frames=9)},
+    "frames": {"video": VideoSettings(height=32, width=48, frames=5)},
+    "fps": {"video": VideoSettings(height=32, width=48, frames=9, fps=8.0)},
+    "fit": {"video": VideoSettings(height=32, width=48, frames=9, fit="pad")},
+    "dtype": {"trajectory": TrajectorySettings(dtype="fp32")},
+    "precision": {"precision": "bf16"},
+    "start_frame": {"of_row": {"start_frame": 1}},
+    "num_frames": {"of_row": {"num_frames": 5}},
+    "fps of the row": {"of_row": {"fps": 8.0}},
+    "content": {"pixel": 9},
+    "weights": {"weight": 2.0},
+    "algorithm": {"algorithm": 99},
+}
+
+
+@pytest.mark.parametrize("what", OF_A_TRAJECTORY)
+def test_a_trajectorys_key_changes_with(
+    what: str, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed_point = Inversion(steps=4, method="fixed_point")
+    settings = EditingSettings(
+        checkpoint=shutil.copytree(checkpoints["2b"], tmp_path / "checkpoint"),
+        output=str(tmp_path / "out"),
+        video=VideoSettings(height=32, width=48, frames=9),
+        inversion=fixed_point if what == "iterations" else Inversion(steps=4),
+    )
+    frames = torch.from_numpy(waves(10, 40, 60))
+    request = VideoRequest("clip", str(tmp_path / "clip.mp4"))
+
+    def key() -> str:
+        with open(request.video, "wb") as file:
+            write_clip(file, frames, fps=8)
+        process = EditingProcess(settings, torch.device("cpu"))
+        return process.trajectory_key(request, *process.read(request))
+
+    before = key()
+    assert before == key()
+    changes = dict(OF_A_TRAJECTORY[what])
+    request = replace(request, **changes.pop("of_row", {}))
+    frames[0] = frames[0] * changes.pop("pixel", 1)
+    monkeypatch.setattr("pipeline.process.ALGORITHM", changes.pop("algorithm", ALGORITHM))
+    if scale := changes.pop("weight", None):
+        file = tmp_path / "checkpoint/transformer/diffusion_pytorch_model.safetensors"
+        save_file({n: scale * w for n, w in load_file(file).items()}, file, {"format": "pt"})
+    settings = replace(settings, **changes)
+    assert key() != before
 
 
 @pytest.mark.parametrize("when", ["before the inversion", "before the edits"])
