@@ -119,7 +119,7 @@ def test_ranks_that_an_error_left_unfit_are_ended_and_the_next_request_is_not_ch
     group.close()
 
 
-@pytest.mark.parametrize(("agree_s", "deadline_s"), [(0.5, 90), (90, 1.0)])
+@pytest.mark.parametrize(("agree_s", "deadline_s"), [(0.5, 30), (30, 1.0)])
 def test_the_error_of_one_rank_is_the_answer_where_the_others_wait_for_it(
     group: RankGroup, monkeypatch: pytest.MonkeyPatch, agree_s: float, deadline_s: float
 ) -> None:
@@ -127,7 +127,7 @@ def test_the_error_of_one_rank_is_the_answer_where_the_others_wait_for_it(
     group.start()
     began = time.monotonic()
     (answer,) = group.request({"op": "row error", "others": "hang", "rank": "1"}, deadline_s)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 15
     assert answer["error_code"] == "video_too_short"
     assert group.pids() == []
     assert len(group.request({"op": "echo"}, 30)) == 2
