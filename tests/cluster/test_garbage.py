@@ -28,6 +28,7 @@ def test_it_deletes_what_no_result_names_and_only_that(tmp_path: Path) -> None:
     assert not (tmp_path / "trajectories/stale").exists()
     assert collect_garbage(output, "always") == {}
     assert collect_garbage(output, "until_done") == {"done": 102}
+    assert collect_garbage(output, "never") == {}
     assert output.list("trajectories") == [
         "trajectories/half/index.json",
         "trajectories/half/shard.safetensors",

@@ -21,6 +21,7 @@ from cluster.results import (
 from pipeline.storage import Folder
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
 
 
 def a_result(video: str, edit: str, status: str = "ok", minute: int = 0, **values: object) -> dict:
@@ -68,6 +69,21 @@ def test_compaction_keeps_the_newest_row_of_each_edit(tmp_path: Path) -> None:
     assert len(all_rows(output)) == 2
     assert (rows["a"]["status"], rows["a"]["seed"]) == ("ok", 9)
     assert len(output.list("results")) == 1
+
+
+def test_the_newest_row_is_the_one_that_was_finished_last_in_whatever_file(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    store(output, "r1", a_result("v", "a", "failed", 5), a_result("v", "b", minute=5, seed=2))
+    store(output, "r2", a_result("v", "a", minute=1), a_result("v", "b", "failed", 1))
+    store(output, "r3", a_result("v", "a", minute=2), a_result("v", "b", minute=5, seed=3))
+    done = read_done(output)
+    assert done_key("v", "a", "f") not in done
+    assert done_key("v", "b", "f") in done
+    compact(output, "r3")
+    rows = {row["edit_id"]: row for row in all_rows(output)}
+    assert len(all_rows(output)) == 2
+    assert (rows["a"]["status"], rows["a"]["finished_at"]) == ("failed", NOON + 5 * MINUTE)
+    assert rows["b"]["seed"] == 3, "of two rows of one moment the one that was stored later stays"
 
 
 def test_a_compaction_that_was_killed_before_it_removed_the_old_files_is_finished_by_the_next(

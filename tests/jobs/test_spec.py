@@ -132,6 +132,23 @@ def test_a_folder_of_two_names_is_a_folder_and_not_a_repository_of_the_hub(
         assert job.editing().checkpoint == str((tmp_path / name).absolute())
 
 
+def test_every_setting_of_a_job_reaches_the_processes_that_do_the_work() -> None:
+    given = {
+        "precision": "bf16",
+        "seed": 7,
+        "video": {"height": 32},
+        "inversion": {"steps": 9},
+        "reconstruction": {"guidance_scale": 4},
+        "trajectory": {"keep": "never"},
+    }
+    job = parse_job({**MINIMAL, **given}, source="test")
+    settings = {field.name for field in fields(job.editing())}
+    assert settings == {"checkpoint", "output", *given}
+    for name in given:
+        assert getattr(job.editing(), name) == getattr(job, name)
+        assert getattr(job, name) != JobSpec.model_fields[name].default
+
+
 def test_every_setting_is_explained_where_it_is_defined() -> None:
     for section in (Inversion, Reconstruction):
         for field in fields(section):

@@ -17,7 +17,7 @@ from pipeline.edit_video import edit_video
 from pipeline.errors import ErrorCode, RowError
 from pipeline.index import read_index
 from pipeline.invert_video import invert_video
-from pipeline.metrics import signal_to_error_db
+from pipeline.metrics import noise_statistics, signal_to_error_db
 from pipeline.process import ALGORITHM, EditingProcess, prompt_store
 from pipeline.prompts import encode_prompt
 from pipeline.requests import EditRequest, Inverted, VideoRequest
@@ -391,6 +391,93 @@ def test_edits_from_noise_depend_on_their_seed_and_not_on_what_is_beside_them(
     assert edit(process, BLUE)["blue"] == both["blue"]
     assert edit(process, replace(RED, seed=5))["red"] != both["red"]
     assert edit(a_process(replace(noise, seed=1)), RED)["red"] != both["red"]
+
+
+@pytest.fixture
+def small(checkpoints: dict[str, Path], tmp_path: Path) -> EditingSettings:
+    """The settings of the others, with one family."""
+    return EditingSettings(
+        checkpoint=str(checkpoints["2b"]),
+        output=str(tmp_path / "out"),
+        video=VideoSettings(height=32, width=48, frames=9),
+        inversion=Inversion(steps=4),
+        reconstruction=Reconstruction(start="noise", guidance_scale=2.0, negative_prompt="blur"),
+    )
+
+
+def test_an_edit_has_a_seed_of_its_own_wherever_and_beside_whatever_it_is_made(
+    small: EditingSettings, request_: VideoRequest
+) -> None:
+    def seeds(request: VideoRequest, settings: EditingSettings = small) -> list[int]:
+        process = EditingProcess(settings, torch.device("cpu"))
+        return [process.seed(request, use) for use in ("red", "blue", "posterior")]
+
+    made = [
+        *seeds(request_),
+        *seeds(replace(request_, video_id="other")),
+        *seeds(replace(request_, seed=5)),
+        *seeds(request_, replace(small, seed=1)),
+    ]
+    assert len(set(made)) == len(made)
+    assert all(0 <= seed < 2**63 for seed in made)
+    assert seeds(request_) == made[:3]
+    assert seeds(replace(request_, seed=0)) == seeds(request_, replace(small, seed=0))
+    assert seeds(replace(request_, seed=5), replace(small, seed=1)) == seeds(
+        replace(request_, seed=5)
+    )
+    assert seeds(replace(request_, video="elsewhere.mp4")) == made[:3]
+
+
+def test_what_an_edit_leaves_out_is_the_jobs_own(
+    small: EditingSettings, request_: VideoRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.pipeline.test_process.PROMPTS", (*PROMPTS, "blur", "noise"))
+    process = a_process(small)
+    inverted = invert_video(process, request_)
+    own = process.seed(request_, "red")
+    full = replace(RED, negative_prompt="blur", guidance_scale=2.0, seed=own)
+
+    def made(edit: EditRequest) -> tuple[bytes, float, int]:
+        (one,) = edit_video(process, request_, inverted, [edit])
+        data = (Path(small.output) / str(one.output)).read_bytes()
+        return data, one.guidance_scale, one.seed
+
+    assert made(RED) == made(full)
+    assert made(RED)[1:] == (2.0, own)
+    assert made(replace(full, guidance_scale=0.0))[1:] == (0.0, own)
+    assert made(replace(full, seed=0))[1:] == (2.0, 0)
+    changed = [
+        replace(full, negative_prompt="noise"),
+        replace(full, guidance_scale=0.0),
+        replace(full, seed=0),
+    ]
+    assert len({made(edit)[0] for edit in (full, *changed)}) == 4
+
+
+def test_an_index_and_a_certificate_tell_of_the_trajectory_that_is_stored(
+    small: EditingSettings, request_: VideoRequest
+) -> None:
+    exact = replace(
+        small,
+        reconstruction=Reconstruction(start=0.5),
+        trajectory=TrajectorySettings(dtype="fp32"),
+    )
+    process = a_process(exact)
+    inverted = invert_video(process, request_)
+    folder = process.trajectory_folder(inverted.key)
+    index = read_index(folder, inverted.key)
+    assert index is not None
+    assert index.highest == 2
+    assert index.timesteps == tuple(level.timestep for level in process.schedule.levels)
+    assert index.alphas == tuple(level.alpha for level in process.schedule.levels)
+    assert dict(index.about) == inverted.certificate
+    with TrajectoryReader(folder, index) as reader:
+        noise = noise_statistics(reader.entry(2))
+    named = [inverted.certificate[f"noise_{name}"] for name in ("mean", "std", "kurtosis")]
+    assert named == pytest.approx([noise.mean, noise.std, noise.kurtosis], rel=1e-4, abs=1e-5)
+    red, blue = (edit_video(process, request_, inverted, [edit])[0] for edit in (RED, BLUE))
+    assert red.metrics["flicker_source"] == blue.metrics["flicker_source"]
+    assert red.metrics["flicker"] != blue.metrics["flicker"]
 
 
 def test_the_public_api_edits_one_video(checkpoint: Path, tmp_path: Path) -> None:
