@@ -51,6 +51,12 @@ def test_keys_hold_just_what_was_put_in(inside: list[str], others: list[str]) ->
     assert [text in keys for text in others] == [text in inside for text in others]
 
 
+def test_keys_beyond_the_last_one_are_none_of_many() -> None:
+    keys = Keys.of(str(number) for number in range(300))
+    assert not any(str(number) in keys for number in range(300, 5000))
+    assert all(str(number) in keys for number in range(300))
+
+
 def test_only_an_ok_row_is_done(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
     store(output, "r1", a_result("v", "a"), a_result("v", "b", "failed"))
@@ -95,6 +101,41 @@ def test_a_compaction_that_was_killed_before_it_removed_the_old_files_is_finishe
     store(output, "r2-compact", a_result("v", "a", minute=1))
     compact(output, "r3")
     assert [row["finished_at"] for row in all_rows(output)] == [NOON + timedelta(minutes=1)]
+
+
+def test_many_rows_are_compacted_into_few_files_and_then_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.results.ROWS_PER_FILE", 3)
+    output = Folder(str(tmp_path))
+    writer = ResultWriter(output, "r1")
+    for number in range(10):
+        row = a_result(f"v{number}", "a")
+        writer.write([pa.Table.from_pylist([row], schema=SCHEMA)])
+    writer.write([pa.Table.from_pylist([], schema=SCHEMA)])
+    assert output.list("results") == [f"results/r1-{n:06d}.parquet" for n in range(10)]
+    compact(output, "r2")
+    files = output.list("results")
+    assert files == [f"results/r2-compact-{n:06d}.parquet" for n in range(4)]
+    assert [table.num_rows for _, table in read_parts(output)] == [3, 3, 3, 1]
+    assert [row["video_id"] for row in all_rows(output)] == [f"v{n}" for n in range(10)]
+    compact(output, "r3")
+    assert output.list("results") == files
+
+
+@pytest.mark.parametrize(("rows", "is_left"), [(5, False), (6, True), (7, True)])
+def test_files_are_left_when_they_are_one_more_than_the_rows_fill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, is_left: bool
+) -> None:
+    monkeypatch.setattr("cluster.results.ROWS_PER_FILE", 3)
+    output = Folder(str(tmp_path))
+    for part in range(3):
+        made = [a_result(f"v{n}", "a") for n in range(rows) if n % 3 == part]
+        store(output, f"r{part}", *made)
+    before = output.list("results")
+    compact(output, "r9")
+    assert (output.list("results") == before) == is_left
+    assert len(all_rows(output)) == rows
 
 
 def test_rows_of_runs_with_other_columns_are_kept_together(tmp_path: Path) -> None:
@@ -190,6 +231,16 @@ def test_a_column_whose_type_was_changed_becomes_text(tmp_path: Path) -> None:
         "r1": "heavy",
         "r2": "1.5",
     }
+
+
+def test_whole_numbers_beside_others_stay_numbers(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    for run, weight in (("r1", 1), ("r2", 1.5)):
+        table = pa.Table.from_pylist([a_result(run, "a")], schema=SCHEMA)
+        ResultWriter(output, run).write([table.append_column("weight", pa.array([weight]))])
+    store(output, "r3", a_result("r1", "a", minute=1))
+    compact(output, "r3")
+    assert [row["weight"] for row in all_rows(output)] == [1.5, None]
 
 
 def test_a_whole_number_that_no_float_holds_is_kept_beside_floats(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A rank's whole work on a small checkpoint of each family: invert, store, edit, write, certify."""
 
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -186,6 +187,7 @@ def test_what_determines_a_trajectory_changes_its_key_and_nothing_else_does(
         key(reconstruction=Reconstruction(guidance_scale=9.0)),
         key(seed=7),
         key(replace(request_, video_id="other", video=str(copied))),
+        key(replace(request_, start_frame=0, num_frames=9)),
     }
     assert len(same) == 1
     # Deleted with its video's edits, a trajectory is that video's alone.
@@ -203,6 +205,8 @@ def test_what_determines_a_trajectory_changes_its_key_and_nothing_else_does(
         key(trajectory=TrajectorySettings(dtype="fp32")),
         key(replace(request_, start_frame=1)),
         key(replace(request_, num_frames=5)),
+        key(replace(request_, num_frames=5, start_frame=1)),
+        key(replace(request_, num_frames=5, start_frame=2)),
         key(inversion=Inversion(steps=4, posterior="sample")),
         key(inversion=Inversion(steps=4, posterior="sample"), seed=1),
     ]
@@ -253,6 +257,7 @@ def test_a_trajectorys_key_changes_with(
 
     before = key()
     assert before == key()
+    assert re.fullmatch("[0-9a-f]{32}", before)
     changes = dict(OF_A_TRAJECTORY[what])
     request = replace(request, **changes.pop("of_row", {}))
     frames[0] = frames[0] * changes.pop("pixel", 1)
