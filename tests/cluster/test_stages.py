@@ -346,6 +346,19 @@ def test_a_refused_row_has_one_result_for_each_of_its_edits_or_one_without(stage
     ]
 
 
+def test_a_refused_row_shows_as_text_whatever_it_was_given() -> None:
+    rows = [{"video": 5, "source_prompt": 7, "edits": [{"edit_id": 3, "prompt": 4}]}]
+    (row,) = checked(rows).to_pylist()
+    assert (row["error_code"], row["video"], row["source_prompt"]) == ("bad_uri", "5", "7")
+    assert row["video_id"] is None
+    assert [(edit["edit_id"], edit["prompt"]) for edit in row["edits"]] == [("3", "4")]
+    (row,) = checked([{**rows[0], "video_id": 9}]).to_pylist()
+    assert row["video_id"] == "9"
+    (row,) = checked([{"video": None, "video_id": "v", "edits": [{"edit_id": None}]}]).to_pylist()
+    assert (row["video"], row["video_id"], row["source_prompt"]) == (None, "v", None)
+    assert row["edits"][0]["prompt"] is None
+
+
 def test_edits_that_are_done_are_left_out_and_a_done_video_altogether() -> None:
     job = a_job()
     rows = [a_row("a", "red", "blue"), a_row("b", "red")]

@@ -42,8 +42,7 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
-SEED = 20260
-LEAST_PERCENT = 90
+SEED, LEAST_PERCENT = 20260, 90
 
 
 class Room(NamedTuple):
@@ -67,6 +66,11 @@ KEYS = ("tests/pipeline/test_process.py", "-k", "key or seed_of_its_own")
 NAMES = ("tests/pipeline/test_checkpoint.py", "-k", "fingerprint or pointer")
 CHECK = ("tests/cluster/test_job.py", "tests/cluster/test_rows.py", "tests/cluster/test_stages.py")
 ROOMS = (
+    Room("cluster/ranks.py", ("tests/cluster/test_ranks.py",), 20),
+    Room("cluster/check.py", CHECK, 10),
+    Room("cluster/job.py", ("tests/cluster/test_job.py",), 6),
+    Room("cluster/results.py", ("tests/cluster/test_results.py",), 26),
+    Room("cluster/rows.py", ("tests/cluster/test_rows.py",), 26),
     Room("pipeline/schedule.py", (*SCHEDULE, "tests/pipeline/test_script.py"), 22),
     Room("pipeline/inversion.py", ("tests/pipeline/test_inversion.py",), 24),
     Room("pipeline/reconstruction.py", ("tests/pipeline/test_reconstruction.py",), 20),
@@ -74,11 +78,6 @@ ROOMS = (
     Room("pipeline/index.py", TRAJECTORY, 18),
     Room("pipeline/process.py", KEYS, 8, ("trajectory_key", "seed")),
     Room("pipeline/checkpoint.py", NAMES, 14, ("_fingerprint", "_samples")),
-    Room("cluster/job.py", ("tests/cluster/test_job.py",), 6),
-    Room("cluster/results.py", ("tests/cluster/test_results.py",), 26),
-    Room("cluster/rows.py", ("tests/cluster/test_rows.py",), 26),
-    Room("cluster/check.py", CHECK, 10),
-    Room("cluster/ranks.py", ("tests/cluster/test_ranks.py",), 20),
 )
 IMPORTED_ONCE = (
     "av", "diffusers", "fsspec", "hypothesis", "numpy", "pyarrow.parquet", "pydantic", "torch",
