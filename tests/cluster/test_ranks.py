@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +139,24 @@ def test_a_rank_that_cannot_work_says_why() -> None:
     with pytest.raises(GroupCannotStart, match="no such checkpoint"):
         group.start()
     assert group.pids() == []
+
+
+def test_a_group_counts_its_starts_and_those_that_failed_in_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"  # beside this file no rank starts
+    monkeypatch.setenv("REFUSE_BESIDE", str(closed))
+    group = a_group(1)
+    assert (group.starts, group.failed_starts) == (0, 0)
+    closed.touch()
+    for failed in (1, 2):
+        with pytest.raises(GroupCannotStart):
+            group.request({"op": "echo"}, 30)
+        assert (group.starts, group.failed_starts) == (failed, failed)
+    closed.unlink()
+    group.request({"op": "echo"}, 30)
+    assert (group.starts, group.failed_starts) == (3, 0)
+    group.close()
 
 
 def test_a_start_that_takes_too_long_is_ended() -> None:
