@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test soak bench quality style docs clean
+.PHONY: demo test soak mutants bench quality style docs clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -20,6 +20,9 @@ test: $(READY)            ## the quick tests, with coverage of all processes
 
 soak: $(READY)            ## the long tests
 	$(BIN)/python -m pytest -m soak
+
+mutants: $(READY)         ## how many small faults the quick tests notice; a table beside itself
+	$(BIN)/python -m tests.mutants
 
 bench: $(READY)           ## what measures; writes its tables beside itself
 	$(BIN)/python -m tests.benchmarks

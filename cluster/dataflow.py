@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.fs
 
@@ -31,7 +30,7 @@ from cluster.results.ledger import Keys, ResultWriter
 from cluster.settings import GroupSettings
 from cluster.stages.check import CheckRows
 from cluster.stages.group import EncodePrompts, FanOut, InvertVideos, ReconstructEdits
-from pipeline.storage import Folder
+from pipeline.storage import Folder, split
 
 FLUSH_S = 5.0
 """Finished rows are stored at least this often: what a killed driver loses is made again."""
@@ -106,8 +105,8 @@ def graph(
     job: Job, done: Keys, repeated: Mapping[str, str], placement: Placement, tally: Any
 ) -> ray.data.Dataset:
     """The lazy dataset of a job's result rows."""
-    fs = fsspec.core.url_to_fs(job.files[0])[0]
-    paths = [fsspec.core.url_to_fs(uri)[1] for uri in job.files]
+    fs = split(job.files[0])[0]
+    paths = [split(uri)[1] for uri in job.files]
     filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
 
     report = DriverReport(tally)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cluster.rows import CheckedEdit, CheckedVideo
 from cluster.settings import ClusterSettings
+from pipeline.records import EditSpec, VideoSpec
 from pipeline.settings import EditingSettings
 
 ALGORITHM = 1
@@ -59,7 +59,7 @@ class Job:
             del place[last]
         return _hash({**settings, "algorithm": ALGORITHM, "weights": self.checkpoint_fingerprint})
 
-    def edit_fingerprint(self, job: str, video: CheckedVideo, edit: CheckedEdit) -> str:
+    def edit_fingerprint(self, job: str, video: VideoSpec, edit: EditSpec) -> str:
         """Of everything that changes one edit; `job` is the job's own fingerprint."""
         row: Mapping[str, Any] = {
             "job": job,

@@ -5,6 +5,8 @@ how to invert and how to make edits. They are imported when they are first asked
 alone cost no torch.
 """
 
+__version__ = "0.1.0"
+
 from typing import TYPE_CHECKING, Any
 
 from pipeline.settings import Inversion, Reconstruction, VideoSettings

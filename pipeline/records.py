@@ -276,7 +276,7 @@ def from_dict(record: type[Record], values: Mapping[str, Any]) -> Record:
     Raises:
         TypeError: a value has a name that the record does not know, or a required one is missing.
     """
-    kinds = _kinds(record)
+    kinds = _kinds(cast(Any, record))
     return record(
         **{name: _converted(kinds.get(name), value) for name, value in values.items()},
     )

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from cluster.ranks.editing import EditingProcess
 from cluster.ranks.invert_video import invert_video, shared_index
+from cluster.ranks.requests import EditRequest, Inverted, Reconstructed, VideoRequest
 from pipeline.algorithm.reconstruction import Edit, Edited, reconstruct
 from pipeline.errors import ErrorCode, RowError
 from pipeline.model.vae import to_uint8
 from pipeline.quality import metrics
-from pipeline.records import EditRequest, Inverted, Reconstructed, VideoRequest
 from pipeline.timing import Timer
 from pipeline.trajectories.index import TrajectoryDamaged
 from pipeline.trajectories.reader import OtherSliceDamaged, TrajectoryReader

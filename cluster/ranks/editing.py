@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from cluster.ranks.requests import VideoRequest
 from pipeline.algorithm.schedule import Schedule
 from pipeline.errors import ErrorCode, RowError
 from pipeline.media.decoding import Clip, FrameRule, read_clip
@@ -29,7 +30,7 @@ from pipeline.model.sizes import clip_size
 from pipeline.model.text_encoder import PromptStore
 from pipeline.model.transformer import OneRank, VelocityModel
 from pipeline.model.vae import Codec
-from pipeline.records import VideoRequest, derived_seed
+from pipeline.records import derived_seed
 from pipeline.settings import EditingSettings
 from pipeline.storage import Folder, local_copy
 from pipeline.trajectories.index import CHUNKS, TrajectoryDamaged

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from cluster.ranks.editing import EditingProcess
+from cluster.ranks.requests import Inverted, VideoRequest
 from pipeline.algorithm.inversion import extend
 from pipeline.dtypes import DTYPES
 from pipeline.errors import ErrorCode, RowError
 from pipeline.media.decoding import Clip
 from pipeline.quality.certificate import ROUND_TRIP, certify, missing
-from pipeline.records import Inverted, VideoRequest
 from pipeline.storage import Folder
 from pipeline.timing import Timer
 from pipeline.trajectories.index import TrajectoryDamaged, TrajectoryIndex, commit, read_index

@@ -118,7 +118,7 @@ def _editing_handler(settings: Any, start: Mapping[str, Any]) -> Handler:
     from cluster.ranks.edit_video import edit_video
     from cluster.ranks.editing import EditingProcess
     from cluster.ranks.invert_video import invert_video
-    from pipeline.records import EditRequest, Inverted, VideoRequest
+    from cluster.ranks.requests import EditRequest, Inverted, VideoRequest
 
     device = _device(start["device"])
     process = EditingProcess(settings, device, _group(settings, start["degrees"], device))

@@ -46,8 +46,9 @@ class CheckRows:
     def _check(self, row: Row) -> Row:
         blank = dict.fromkeys(WORK.names) | {"attempts": 0}
         try:
-            video = check_row(row, base=self.job.base)
-            self._refuse_repeated(video.video_id, row)
+            checked = check_row(row, base=self.job.base)
+            video = checked.video
+            self._refuse_repeated(str(video.video_id), row)
         except RowError as error:
             return {
                 **blank,
@@ -68,10 +69,12 @@ class CheckRows:
         owed = [
             edit
             for edit in made
-            if done_key(video.video_id, edit["edit_id"], edit["fingerprint"]) not in self.done
+            if done_key(str(video.video_id), str(edit["edit_id"]), edit["fingerprint"])
+            not in self.done
         ]
         refused = [
-            {"edit_id": f.edit_id, "error_code": f.code, "error": f.message} for f in video.failures
+            {"edit_id": f.edit_id, "error_code": f.code, "error": f.message}
+            for f in checked.failures
         ]
         values = {name: getattr(video, name) for name in WORK.names if hasattr(video, name)}
         return {**blank, **values, "edits": owed + refused}

@@ -43,7 +43,7 @@ def write_demo(folder: Path) -> dict[str, Any]:
     """Draw the clips and write their manifest; returns the job."""
     import torch
 
-    from jobs.manifest.checks import write_manifest
+    from jobs.manifest.writing import write_manifest
     from pipeline.media.encoding import write_clip
 
     clips = folder / "clips"

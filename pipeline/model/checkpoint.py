@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.settings import Precision
+from pipeline.storage import split
 
 if TYPE_CHECKING:
     import torch
@@ -260,10 +261,7 @@ def _copy_from_storage(uri: str, cache: Path) -> Path:
     import os
     import tempfile
 
-    import fsspec
-
-    fs, root = fsspec.core.url_to_fs(uri)
-    root = root.rstrip("/")
+    fs, root = split(uri)
     try:
         listing = fs.find(root, detail=True)
     except FileNotFoundError:

@@ -30,11 +30,11 @@ import pyarrow.parquet as pq
 import torch
 
 from cluster.results.ledger import read_parts
-from jobs.cli import execute
 from jobs.demo import world
 from jobs.demo.judge import judge
 from jobs.demo.training.transformer import make_scheduler
-from jobs.manifest.checks import write_manifest
+from jobs.manifest.writing import write_manifest
+from jobs.run import run_job
 from jobs.spec import parse_job
 from pipeline.media.decoding import read_clip
 from pipeline.media.encoding import write_clip
@@ -200,9 +200,9 @@ def run(name: str, manifest: Path, folder: Path, checkpoint: str) -> Path:
     }
     for section, changes in SETTINGS[name].items():
         values[section] = {**values.get(section, {}), **changes}
-    status = execute(lambda: parse_job(values, source=name))
-    if status:
-        raise SystemExit(f"{name}: the job ended with status {status}")
+    failed = run_job(parse_job(values, source=name))
+    if failed:
+        raise SystemExit(f"{name}: {failed} edits failed")
     return output
 
 

@@ -12,7 +12,7 @@ from tests.pipeline.trajectories.test_trajectory import store as store_trajector
 
 def test_it_deletes_what_no_result_names_and_only_that(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
-    for key in ("done", "partly", "stale"):
+    for key in ("done", "partly", "hung", "stale"):
         output.write(f"trajectories/{key}/index.json", b"{}")
         output.write(f"trajectories/{key}/shard.safetensors", b"x" * 100)
     store(
@@ -21,12 +21,17 @@ def test_it_deletes_what_no_result_names_and_only_that(tmp_path: Path) -> None:
         a_result("a", "1", trajectory="done"),
         a_result("b", "1", trajectory="partly"),
         a_result("b", "2", "failed", trajectory="partly"),
+        a_result("c", "1", trajectory="hung"),
+        a_result("c", "2", "quarantined", trajectory="hung"),
     )
     assert collect_garbage(output, "always") == {"stale": 102}
     assert not (tmp_path / "trajectories/stale").exists()
     assert collect_garbage(output, "always") == {}
     assert collect_garbage(output, "until_done") == {"done": 102}
+    assert collect_garbage(output, "never") == {}
     assert output.list("trajectories") == [
+        "trajectories/hung/index.json",
+        "trajectories/hung/shard.safetensors",
         "trajectories/partly/index.json",
         "trajectories/partly/shard.safetensors",
     ]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,8 @@ OLDER = pa.schema(
     [f.with_type(pa.int32()) if f.type == pa.int64() and f.name != "seed" else f for f in SCHEMA]
 )
 """The columns as results written before 0.2 have them: integers of 32 bits, but for the seed."""
+
+MINUTE = timedelta(minutes=1)
 
 
 def a_result(video: str, edit: str, status: str = "ok", minute: int = 0, **values: object) -> dict:
@@ -54,6 +57,12 @@ def test_keys_hold_just_what_was_put_in(inside: list[str], others: list[str]) ->
     assert [text in keys for text in others] == [text in inside for text in others]
 
 
+def test_keys_beyond_the_last_one_are_none_of_many() -> None:
+    keys = Keys.of(str(number) for number in range(300))
+    assert not any(str(number) in keys for number in range(300, 5000))
+    assert all(str(number) in keys for number in range(300))
+
+
 def test_only_an_ok_row_is_done(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
     store(output, "r1", a_result("v", "a"), a_result("v", "b", "failed"))
@@ -74,6 +83,21 @@ def test_compaction_keeps_the_newest_row_of_each_edit(tmp_path: Path) -> None:
     assert len(output.list("results")) == 1
 
 
+def test_the_newest_row_is_the_one_that_was_finished_last_in_whatever_file(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    store(output, "r1", a_result("v", "a", "failed", 5), a_result("v", "b", minute=5, seed=2))
+    store(output, "r2", a_result("v", "a", minute=1), a_result("v", "b", "failed", 1))
+    store(output, "r3", a_result("v", "a", minute=2), a_result("v", "b", minute=5, seed=3))
+    done = read_done(output)
+    assert done_key("v", "a", "f") not in done
+    assert done_key("v", "b", "f") in done
+    compact(output, "r3")
+    rows = {row["edit_id"]: row for row in all_rows(output)}
+    assert len(all_rows(output)) == 2
+    assert (rows["a"]["status"], rows["a"]["finished_at"]) == ("failed", NOON + 5 * MINUTE)
+    assert rows["b"]["seed"] == 3, "of two rows of one moment the one that was stored later stays"
+
+
 def test_a_compaction_that_was_killed_before_it_removed_the_old_files_is_finished_by_the_next(
     tmp_path: Path,
 ) -> None:
@@ -83,6 +107,41 @@ def test_a_compaction_that_was_killed_before_it_removed_the_old_files_is_finishe
     store(output, "r2-compact", a_result("v", "a", minute=1))
     compact(output, "r3")
     assert [row["finished_at"] for row in all_rows(output)] == [NOON + timedelta(minutes=1)]
+
+
+def test_many_rows_are_compacted_into_few_files_and_then_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.results.ROWS_PER_FILE", 3)
+    output = Folder(str(tmp_path))
+    writer = ResultWriter(output, "r1")
+    for number in range(10):
+        row = a_result(f"v{number}", "a")
+        writer.write([pa.Table.from_pylist([row], schema=SCHEMA)])
+    writer.write([pa.Table.from_pylist([], schema=SCHEMA)])
+    assert output.list("results") == [f"results/r1-{n:06d}.parquet" for n in range(10)]
+    compact(output, "r2")
+    files = output.list("results")
+    assert files == [f"results/r2-compact-{n:06d}.parquet" for n in range(4)]
+    assert [table.num_rows for _, table in read_parts(output)] == [3, 3, 3, 1]
+    assert [row["video_id"] for row in all_rows(output)] == [f"v{n}" for n in range(10)]
+    compact(output, "r3")
+    assert output.list("results") == files
+
+
+@pytest.mark.parametrize(("rows", "is_left"), [(5, False), (6, True), (7, True)])
+def test_files_are_left_when_they_are_one_more_than_the_rows_fill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, is_left: bool
+) -> None:
+    monkeypatch.setattr("cluster.results.ROWS_PER_FILE", 3)
+    output = Folder(str(tmp_path))
+    for part in range(3):
+        made = [a_result(f"v{n}", "a") for n in range(rows) if n % 3 == part]
+        store(output, f"r{part}", *made)
+    before = output.list("results")
+    compact(output, "r9")
+    assert (output.list("results") == before) == is_left
+    assert len(all_rows(output)) == rows
 
 
 def test_rows_of_runs_with_other_columns_are_kept_together(tmp_path: Path) -> None:
@@ -114,6 +173,26 @@ def test_refused_rows_of_one_run_all_stay_though_they_have_the_same_ids(tmp_path
     store(output, "r2-killed", *copies)
     compact(output, "r2")
     assert len(all_rows(output)) == 6
+
+
+@pytest.mark.parametrize("refused_at", [-1, 0, 1])
+def test_a_row_that_was_refused_for_its_id_does_not_take_the_place_of_the_ids_own(
+    tmp_path: Path, refused_at: int
+) -> None:
+    output = Folder(str(tmp_path))
+    twin = {"fingerprint": None, "error_code": "duplicate_video_id"}
+    rows = [
+        a_result("v", "a", run="r") | {"video": "a.mp4"},
+        a_result("v", "a", "failed", refused_at, run="r", **twin) | {"video": "b.mp4"},
+        a_result("v", "a", "failed", refused_at, run="r", **twin) | {"video": "c.mp4"},
+    ]
+    store(output, "r", *rows)
+    store(output, "r2", a_result("w", "a", "failed"))
+    store(output, "r3", a_result("w", "a", minute=1))
+    compact(output, "r3")
+    kept = sorted((row["video"] or "", row["status"]) for row in all_rows(output))
+    assert kept == [("", "ok"), ("a.mp4", "ok"), ("b.mp4", "failed"), ("c.mp4", "failed")]
+    assert done_key("v", "a", "f") in read_done(output)
 
 
 def test_refused_rows_go_when_a_later_run_has_rows_in_their_place(tmp_path: Path) -> None:
@@ -158,6 +237,16 @@ def test_a_column_whose_type_was_changed_becomes_text(tmp_path: Path) -> None:
         "r1": "heavy",
         "r2": "1.5",
     }
+
+
+def test_whole_numbers_beside_others_stay_numbers(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    for run, weight in (("r1", 1), ("r2", 1.5)):
+        table = pa.Table.from_pylist([a_result(run, "a")], schema=SCHEMA)
+        ResultWriter(output, run).write([table.append_column("weight", pa.array([weight]))])
+    store(output, "r3", a_result("r1", "a", minute=1))
+    compact(output, "r3")
+    assert [row["weight"] for row in all_rows(output)] == [1.5, None]
 
 
 def test_an_integer_that_no_float_holds_becomes_text_beside_floats(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from cluster.ranks.owner import GroupCannotStart
 from cluster.results.ledger import Keys, done_key
 from cluster.results.schema import SCHEMA
 from cluster.rows import default_video_id
-from cluster.scan import count_owed, scan_manifest
+from cluster.scan import count_pending, scan_manifest
 from cluster.settings import ClusterSettings, GroupSettings
 from cluster.stages import group as stages
 from cluster.stages.check import CheckRows
-from cluster.stages.group import FanOut, InvertVideos, ReconstructEdits
-from jobs.manifest.checks import write_manifest
+from cluster.stages.group import EncodePrompts, FanOut, InvertVideos, ReconstructEdits
+from jobs.manifest.writing import write_manifest
 from pipeline.settings import EditingSettings, Reconstruction, TrajectorySettings
 from tests.cluster.ranks.test_owner import COMMAND
 
@@ -84,6 +84,20 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
         one.group.close()
 
 
+@pytest.fixture
+def messages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[Any]]:
+    """Gives what the ranks were sent so far, and forgets it."""
+    kept = tmp_path / "messages"
+    monkeypatch.setenv("KEPT_MESSAGES", str(kept))
+
+    def read() -> list[Any]:
+        lines = kept.read_text().splitlines() if kept.exists() else []
+        kept.unlink(missing_ok=True)
+        return [json.loads(line) for line in lines]
+
+    return read
+
+
 def through(table: pa.Table, *work: Any) -> list[dict[str, Any]]:
     for one in work:
         table = one(table)
@@ -105,6 +119,73 @@ def test_a_row_goes_through_all_stages_and_keeps_the_manifests_other_columns(sta
         assert row["metrics"]["flicker"] == 0.5
         assert list(row)[: len(SCHEMA.names)] == SCHEMA.names
         assert row["timings"]["reconstruct"] == 3.0
+
+
+def test_a_group_is_asked_for_all_that_a_row_says_and_for_nothing_else(
+    stage: Any, messages: Callable[[], list[Any]]
+) -> None:
+    job = a_job()
+    red = {
+        "edit_id": "red",
+        "prompt": "a red cube",
+        "negative_prompt": "blur",
+        "guidance_scale": 4.0,
+        "seed": 2,
+    }
+    frames = {"start_frame": 5, "num_frames": 9, "fps": 8.0, "seed": 1}
+    blue = {"edit_id": "blue", "prompt": "a blue cube"}
+    rows = [{"video": "a", "video_id": "v", "source_prompt": "a cube", **frames}]
+    rows[0]["edits"] = [red, blue]
+    work = (stage(InvertVideos, job), FanOut(job), stage(ReconstructEdits, job))
+    starts = messages()
+    made = through(checked(rows, job), *work)
+    invert, reconstruct = messages()
+    assert [start["work"] for start in starts] == ["edits", "edits"]
+    assert invert == {"op": "invert", "video": {"video": "/clips/a", "video_id": "v", **frames}}
+    assert reconstruct["video"] == invert["video"]
+    assert reconstruct["source_prompt"] == "a cube"
+    assert reconstruct["edits"] == [red, {**blue, "negative_prompt": ""}]
+    assert [row["guidance_scale"] for row in made] == [4.0, 6.0]
+    assert [row["prompt"] for row in made] == ["a red cube", "a blue cube"]
+    assert {row["source_prompt"] for row in made} == {"a cube"}
+    assert {row["run"] for row in made} == {"r"}
+
+
+def test_a_group_is_started_with_the_jobs_settings_and_its_own_degrees(
+    monkeypatch: pytest.MonkeyPatch, messages: Callable[[], list[Any]]
+) -> None:
+    monkeypatch.setattr(stages, "rank_command", lambda: COMMAND)
+    job = a_job()
+    job = replace(job, editing=replace(job.editing, seed=7, precision="bf16"))
+    group = GroupSettings(gpus=1, ulysses=4, ring=3, cfg=2)
+    made = InvertVideos(job, Told(), group, "cpu", 60, 1)
+    made.group.close()
+    (start,) = messages()
+    assert start["degrees"] == {"ulysses": 4, "ring": 3, "cfg": 2}
+    assert start["settings"] == json.loads(json.dumps(asdict(job.editing)))
+    assert start["device"] == "cpu"
+
+
+def test_every_prompt_that_an_edit_can_need_is_encoded_and_none_twice(
+    stage: Any, messages: Callable[[], list[Any]]
+) -> None:
+    job = a_job()
+    settings = Reconstruction(negative_prompt="of the job")
+    job = replace(job, editing=replace(job.editing, reconstruction=settings))
+    encode = stage(EncodePrompts, job)
+    first = a_row("a", "red", "blue", source_prompt="of the video")
+    first["edits"][0]["negative_prompt"] = "of the edit"
+    (start,) = messages()
+    assert start["work"] == "prompts"
+    rows = [*through(checked([first, a_row("b", "red")], job), encode)]
+    assert messages() == [
+        {"prompts": ["", "blue", "of the edit", "of the job", "of the video", "red"]}
+    ]
+    assert [row["error_code"] for row in rows] == [None, None]
+    through(checked([a_row("c", "red", "green")], job), encode)
+    assert messages() == [{"prompts": ["green"]}]
+    through(checked([a_row("d", "green")], job), encode)
+    assert messages() == []
 
 
 def test_a_video_that_kills_its_group_every_time_is_quarantined_and_the_next_is_done(
@@ -266,6 +347,19 @@ def test_a_refused_row_has_one_result_for_each_of_its_edits_or_one_without(stage
     ]
 
 
+def test_a_refused_row_shows_as_text_whatever_it_was_given() -> None:
+    rows = [{"video": 5, "source_prompt": 7, "edits": [{"edit_id": 3, "prompt": 4}]}]
+    (row,) = checked(rows).to_pylist()
+    assert (row["error_code"], row["video"], row["source_prompt"]) == ("bad_uri", "5", "7")
+    assert row["video_id"] is None
+    assert [(edit["edit_id"], edit["prompt"]) for edit in row["edits"]] == [("3", "4")]
+    (row,) = checked([{**rows[0], "video_id": 9}]).to_pylist()
+    assert row["video_id"] == "9"
+    (row,) = checked([{"video": None, "video_id": "v", "edits": [{"edit_id": None}]}]).to_pylist()
+    assert (row["video"], row["video_id"], row["source_prompt"]) == (None, "v", None)
+    assert row["edits"][0]["prompt"] is None
+
+
 def test_edits_that_are_done_are_left_out_and_a_done_video_altogether() -> None:
     job = a_job()
     rows = [a_row("a", "red", "blue"), a_row("b", "red")]
@@ -300,7 +394,7 @@ def test_the_scan_counts_rows_and_edits_and_finds_ids_that_repeat(tmp_path: Path
     scan = scan_manifest([str(tmp_path / "m.parquet")])
     assert (scan.videos, scan.edits, set(scan.repeated)) == (3, 4, {"a"})
     check = CheckRows(a_job(), Keys.of([]), scan.repeated)
-    assert count_owed([str(tmp_path / "m.parquet")], check) == 4
+    assert count_pending([str(tmp_path / "m.parquet")], check) == 4
 
 
 @pytest.mark.parametrize("order", [1, -1])

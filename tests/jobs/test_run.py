@@ -5,6 +5,7 @@ is refused and what is written, not how the edits look.
 """
 
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -180,6 +181,23 @@ def test_twelve_bad_rows_of_forty_cost_only_themselves(tmp_path: Path) -> None:
     outside = {path for path in tmp_path.rglob("*") if "out" not in path.parts}
     assert outside - before == {tmp_path / "manifest.parquet", tmp_path / "job.yaml"}
     assert not (tmp_path.parent / "evil").exists()
+
+
+def test_a_video_that_hangs_is_quarantined_and_the_next_one_is_edited(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs.mp4")  # reading it waits for a writer that never comes
+    rows = [
+        a_row("hangs.mp4", "red", "blue", video_id="hangs"),
+        a_row(a_video(tmp_path / "fine.mp4"), "red", video_id="fine"),
+    ]
+    limits = {"inversion_deadline_s": 30, "retries": 0}
+    assert run(tmp_path, rows, cluster=limits) == EXIT_SOME_FAILED
+    made = results(tmp_path)
+    assert set(made) == {("hangs", "red"), ("hangs", "blue"), ("fine", "red")}
+    assert made["fine", "red"]["status"] == "ok"
+    for edit in ("red", "blue"):
+        row = made["hangs", edit]
+        assert (row["status"], row["error_code"]) == ("quarantined", "deadline")
+        assert "gave no answer within 30 s" in row["error"]
 
 
 def test_a_job_that_cannot_run_is_refused_with_every_problem(

@@ -130,6 +130,33 @@ def test_relative_locations_become_absolute_and_uris_stay() -> None:
     assert remote.editing().checkpoint == "zai-org/CogVideoX-5b"
 
 
+def test_a_folder_of_two_names_is_a_folder_and_not_a_repository_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "zai-org/CogVideoX-5b").mkdir(parents=True)
+    for name in ("zai-org/CogVideoX-5b", "./zai-org", "../CogVideoX-5b", "CogVideoX-5b"):
+        job = parse_job({**MINIMAL, "checkpoint": name}, source="test")
+        assert job.editing().checkpoint == str((tmp_path / name).absolute())
+
+
+def test_every_setting_of_a_job_reaches_the_processes_that_do_the_work() -> None:
+    given = {
+        "precision": "bf16",
+        "seed": 7,
+        "video": {"height": 32},
+        "inversion": {"steps": 9},
+        "reconstruction": {"guidance_scale": 4},
+        "trajectory": {"keep": "never"},
+    }
+    job = parse_job({**MINIMAL, **given}, source="test")
+    settings = {field.name for field in fields(job.editing())}
+    assert settings == {"checkpoint", "output", *given}
+    for name in given:
+        assert getattr(job.editing(), name) == getattr(job, name)
+        assert getattr(job, name) != JobSpec.model_fields[name].default
+
+
 def test_every_setting_is_explained_where_it_is_defined() -> None:
     for section in (VideoSettings, Inversion, Reconstruction, TrajectorySettings, ClusterSettings):
         for field in fields(section):

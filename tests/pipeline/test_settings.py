@@ -44,7 +44,7 @@ def test_a_name_that_is_not_known_is_refused_with_those_that_are(
 
 def test_a_precision_that_is_not_known_is_refused() -> None:
     with pytest.raises(ValueError, match="precision is 'fp8'; known are auto, fp32, fp16, bf16"):
-        EditingSettings("checkpoint", "output", precision="fp8")  # type: ignore[arg-type]
+        EditingSettings(checkpoint="checkpoint", output="output", precision="fp8")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("start", ["invert", "0.6", 0, -0.5, 1.01, math.nan])

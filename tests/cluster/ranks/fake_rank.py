@@ -1,5 +1,6 @@
 """A rank program without a model: it does what its request tells it to."""
 
+import json
 import os
 import pathlib
 import signal
@@ -68,7 +69,15 @@ def a_row(message):
     ]
 
 
+def keep(message):
+    """Writes a message down, in the file that a test names."""
+    if kept := os.environ.get("KEPT_MESSAGES"):
+        with open(kept, "a") as file:
+            file.write(json.dumps(message) + "\n")
+
+
 def prepare(start):
+    keep(start)
     if start.get("refuse"):
         raise ValueError(start["refuse"])
     # What the environment names is a file that a test makes and takes away.
@@ -79,6 +88,9 @@ def prepare(start):
     print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"], "is ready")
 
     def handle(message):
+        keep(message)
+        if "prompts" in message:
+            return len(message["prompts"])
         if "video" in message:
             return a_row(message)
         mine = message.get("rank", os.environ["RANK"]) == os.environ["RANK"]

@@ -1,6 +1,8 @@
 """A rank's whole work on a small checkpoint of each family: invert, store, edit, write, certify."""
 
 import math
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,18 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cluster.ranks.edit_video import edit_video
-from cluster.ranks.editing import EditingProcess, prompt_store
+from cluster.ranks.editing import ALGORITHM, EditingProcess, prompt_store
 from cluster.ranks.invert_video import invert_video
+from cluster.ranks.requests import EditRequest, Inverted, VideoRequest
 from pipeline.errors import ErrorCode, RowError
 from pipeline.media.decoding import read_clip
 from pipeline.media.encoding import write_clip
 from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
 from pipeline.model.text_encoder import encode_prompt
-from pipeline.quality.metrics import signal_to_error_db
-from pipeline.records import EditRequest, Inverted, VideoRequest
+from pipeline.quality.metrics import noise_statistics, signal_to_error_db
 from pipeline.settings import (
     EditingSettings,
     Inversion,
@@ -185,6 +188,7 @@ def test_what_determines_a_trajectory_changes_its_key_and_nothing_else_does(
         key(reconstruction=Reconstruction(guidance_scale=9.0)),
         key(seed=7),
         key(replace(request_, video_id="other", video=str(copied))),
+        key(replace(request_, start_frame=0, num_frames=9)),
     }
     assert len(same) == 1
     # Deleted with its video's edits, a trajectory is that video's alone.
@@ -202,10 +206,68 @@ def test_what_determines_a_trajectory_changes_its_key_and_nothing_else_does(
         key(trajectory=TrajectorySettings(dtype="fp32")),
         key(replace(request_, start_frame=1)),
         key(replace(request_, num_frames=5)),
+        key(replace(request_, num_frames=5, start_frame=1)),
+        key(replace(request_, num_frames=5, start_frame=2)),
         key(inversion=Inversion(steps=4, posterior="sample")),
         key(inversion=Inversion(steps=4, posterior="sample"), seed=1),
     ]
     assert len({*same, *different}) == 1 + len(different)
+
+
+OF_A_TRAJECTORY: dict[str, dict[str, Any]] = {
+    "steps": {"inversion": Inversion(steps=5)},
+    "method": {"inversion": Inversion(steps=4, method="ddim")},
+    "iterations": {"inversion": Inversion(steps=4, method="fixed_point", iterations=2)},
+    "posterior": {"inversion": Inversion(steps=4, posterior="sample")},
+    "height": {"video": VideoSettings(height=48, width=48, frames=9)},
+    "width": {"video": VideoSettings(height=32, width=32, frames=9)},
+    "height and width": {"video": VideoSettings(height=48, width=32, frames=9)},
+    "frames": {"video": VideoSettings(height=32, width=48, frames=5)},
+    "fps": {"video": VideoSettings(height=32, width=48, frames=9, fps=8.0)},
+    "fit": {"video": VideoSettings(height=32, width=48, frames=9, fit="pad")},
+    "dtype": {"trajectory": TrajectorySettings(dtype="fp32")},
+    "precision": {"precision": "bf16"},
+    "start_frame": {"of_row": {"start_frame": 1}},
+    "num_frames": {"of_row": {"num_frames": 5}},
+    "fps of the row": {"of_row": {"fps": 8.0}},
+    "content": {"pixel": 9},
+    "weights": {"weight": 2.0},
+    "algorithm": {"algorithm": 99},
+}
+
+
+@pytest.mark.parametrize("what", OF_A_TRAJECTORY)
+def test_a_trajectorys_key_changes_with(
+    what: str, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed_point = Inversion(steps=4, method="fixed_point")
+    settings = EditingSettings(
+        checkpoint=shutil.copytree(checkpoints["2b"], tmp_path / "checkpoint"),
+        output=str(tmp_path / "out"),
+        video=VideoSettings(height=32, width=48, frames=9),
+        inversion=fixed_point if what == "iterations" else Inversion(steps=4),
+    )
+    frames = torch.from_numpy(waves(10, 40, 60))
+    request = VideoRequest("clip", str(tmp_path / "clip.mp4"))
+
+    def key() -> str:
+        with open(request.video, "wb") as file:
+            write_clip(file, frames, fps=8)
+        process = EditingProcess(settings, torch.device("cpu"))
+        return process.trajectory_key(request, *process.read(request))
+
+    before = key()
+    assert before == key()
+    assert re.fullmatch("[0-9a-f]{32}", before)
+    changes = dict(OF_A_TRAJECTORY[what])
+    request = replace(request, **changes.pop("of_row", {}))
+    frames[0] = frames[0] * changes.pop("pixel", 1)
+    monkeypatch.setattr("pipeline.process.ALGORITHM", changes.pop("algorithm", ALGORITHM))
+    if scale := changes.pop("weight", None):
+        file = tmp_path / "checkpoint/transformer/diffusion_pytorch_model.safetensors"
+        save_file({n: scale * w for n, w in load_file(file).items()}, file, {"format": "pt"})
+    settings = replace(settings, **changes)
+    assert key() != before
 
 
 @pytest.mark.parametrize("when", ["before the inversion", "before the edits"])
@@ -335,6 +397,93 @@ def test_edits_from_noise_depend_on_their_seed_and_not_on_what_is_beside_them(
     assert edit(process, BLUE)["blue"] == both["blue"]
     assert edit(process, replace(RED, seed=5))["red"] != both["red"]
     assert edit(a_process(replace(noise, seed=1)), RED)["red"] != both["red"]
+
+
+@pytest.fixture
+def small(checkpoints: dict[str, Path], tmp_path: Path) -> EditingSettings:
+    """The settings of the others, with one family."""
+    return EditingSettings(
+        checkpoint=str(checkpoints["2b"]),
+        output=str(tmp_path / "out"),
+        video=VideoSettings(height=32, width=48, frames=9),
+        inversion=Inversion(steps=4),
+        reconstruction=Reconstruction(start="noise", guidance_scale=2.0, negative_prompt="blur"),
+    )
+
+
+def test_an_edit_has_a_seed_of_its_own_wherever_and_beside_whatever_it_is_made(
+    small: EditingSettings, request_: VideoRequest
+) -> None:
+    def seeds(request: VideoRequest, settings: EditingSettings = small) -> list[int]:
+        process = EditingProcess(settings, torch.device("cpu"))
+        return [process.seed(request, use) for use in ("red", "blue", "posterior")]
+
+    made = [
+        *seeds(request_),
+        *seeds(replace(request_, video_id="other")),
+        *seeds(replace(request_, seed=5)),
+        *seeds(request_, replace(small, seed=1)),
+    ]
+    assert len(set(made)) == len(made)
+    assert all(0 <= seed < 2**63 for seed in made)
+    assert seeds(request_) == made[:3]
+    assert seeds(replace(request_, seed=0), replace(small, seed=1)) == made[:3]
+    assert seeds(replace(request_, seed=5), replace(small, seed=1)) == seeds(
+        replace(request_, seed=5)
+    )
+    assert seeds(replace(request_, video="elsewhere.mp4")) == made[:3]
+
+
+def test_what_an_edit_leaves_out_is_the_jobs_own(
+    small: EditingSettings, request_: VideoRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.cluster.ranks.test_editing.PROMPTS", (*PROMPTS, "blur", "noise"))
+    process = a_process(small)
+    inverted = invert_video(process, request_)
+    own = process.seed(request_, "red")
+    full = replace(RED, negative_prompt="blur", guidance_scale=2.0, seed=own)
+
+    def made(edit: EditRequest) -> tuple[bytes, float, int]:
+        (one,) = edit_video(process, request_, inverted, [edit])
+        data = (Path(small.output) / str(one.output)).read_bytes()
+        return data, one.guidance_scale, one.seed
+
+    assert made(RED) == made(full)
+    assert made(RED)[1:] == (2.0, own)
+    assert made(replace(full, guidance_scale=0.0))[1:] == (0.0, own)
+    assert made(replace(full, seed=0))[1:] == (2.0, 0)
+    changed = [
+        replace(full, negative_prompt="noise"),
+        replace(full, guidance_scale=0.0),
+        replace(full, seed=0),
+    ]
+    assert len({made(edit)[0] for edit in (full, *changed)}) == 4
+
+
+def test_an_index_and_a_certificate_tell_of_the_trajectory_that_is_stored(
+    small: EditingSettings, request_: VideoRequest
+) -> None:
+    exact = replace(
+        small,
+        reconstruction=Reconstruction(start=0.5),
+        trajectory=TrajectorySettings(dtype="fp32"),
+    )
+    process = a_process(exact)
+    inverted = invert_video(process, request_)
+    folder = process.trajectory_folder(inverted.key)
+    index = read_index(folder, inverted.key)
+    assert index is not None
+    assert index.highest == 2
+    assert index.timesteps == tuple(level.timestep for level in process.schedule.levels)
+    assert index.alphas == tuple(level.alpha for level in process.schedule.levels)
+    assert dict(index.about) == inverted.certificate
+    with TrajectoryReader(folder, index) as reader:
+        noise = noise_statistics(reader.entry(2))
+    named = [inverted.certificate[f"noise_{name}"] for name in ("mean", "std", "kurtosis")]
+    assert named == pytest.approx([noise.mean, noise.std, noise.kurtosis], rel=1e-4, abs=1e-5)
+    red, blue = (edit_video(process, request_, inverted, [edit])[0] for edit in (RED, BLUE))
+    assert red.metrics["flicker_source"] == blue.metrics["flicker_source"]
+    assert red.metrics["flicker"] != blue.metrics["flicker"]
 
 
 def test_the_public_api_edits_one_video(checkpoint: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -119,11 +120,15 @@ def test_ranks_that_an_error_left_unfit_are_ended_and_the_next_request_is_not_ch
     group.close()
 
 
+@pytest.mark.parametrize(("agree_s", "deadline_s"), [(0.5, 30), (30, 3.0)])
 def test_the_error_of_one_rank_is_the_answer_where_the_others_wait_for_it(
-    group: RankGroup, monkeypatch: pytest.MonkeyPatch
+    group: RankGroup, monkeypatch: pytest.MonkeyPatch, agree_s: float, deadline_s: float
 ) -> None:
-    monkeypatch.setattr("cluster.ranks.owner.AGREE_S", 0.5)
-    (answer,) = group.request({"op": "row error", "others": "hang", "rank": "1"}, 60)
+    monkeypatch.setattr("cluster.ranks.owner.AGREE_S", agree_s)
+    group.start()
+    began = time.monotonic()
+    (answer,) = group.request({"op": "row error", "others": "hang", "rank": "1"}, deadline_s)
+    assert time.monotonic() - began < 15
     assert answer["error_code"] == "video_too_short"
     assert group.pids() == []
     assert len(group.request({"op": "echo"}, 30)) == 2
@@ -134,6 +139,24 @@ def test_a_rank_that_cannot_work_says_why() -> None:
     with pytest.raises(GroupCannotStart, match="no such checkpoint"):
         group.start()
     assert group.pids() == []
+
+
+def test_a_group_counts_its_starts_and_those_that_failed_in_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"  # beside this file no rank starts
+    monkeypatch.setenv("REFUSE_BESIDE", str(closed))
+    group = a_group(1)
+    assert (group.starts, group.failed_starts) == (0, 0)
+    closed.touch()
+    for failed in (1, 2):
+        with pytest.raises(GroupCannotStart):
+            group.request({"op": "echo"}, 30)
+        assert (group.starts, group.failed_starts) == (failed, failed)
+    closed.unlink()
+    group.request({"op": "echo"}, 30)
+    assert (group.starts, group.failed_starts) == (3, 0)
+    group.close()
 
 
 def test_a_start_that_takes_too_long_is_ended() -> None:
@@ -148,7 +171,7 @@ def test_ranks_end_with_their_owner_even_when_it_is_killed() -> None:
         [
             sys.executable,
             "-c",
-            "import time; from tests.cluster.test_ranks import a_group\n"
+            "import time; from tests.cluster.ranks.test_owner import a_group\n"
             "group = a_group(); group.start(); print(*group.pids(), flush=True)\n"
             "time.sleep(3600)",
         ],

@@ -27,7 +27,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.algorithm.inversion import extend, invert
+from pipeline.algorithm.inversion import extend, invert, pec
 from pipeline.algorithm.reconstruction import Edit, reconstruct
 from pipeline.algorithm.schedule import Schedule
 from pipeline.model.scheduler import schedule_from_config, script_schedule
@@ -243,6 +243,21 @@ def test_a_stored_trajectory_is_extended_instead_of_started_over(method: Method,
     # The extension of pec has velocities at the corrected latents, a direct climb at the predicted.
     tolerance = 55 if method == "pec" else 120
     assert signal_to_error_db(whole[stop:], entries) >= tolerance
+
+
+@pytest.mark.parametrize("stop", [1, 2, 12])
+def test_an_extension_is_a_climb_from_the_velocities_at_the_stored_top(stop: int) -> None:
+    schedule = schedule_from_config(scheduler(), 20)
+    mixture = GaussianMixture(scheduler(), std=0.5)
+    whole = invert(mixture.velocity, mixture.points(5), schedule)
+    entries = extend(mixture.velocity, whole[stop - 1 : stop + 1], stop, schedule)
+    known = [
+        (level.angle, mixture.velocity(whole[index], level.timestep))
+        for index, level in enumerate(schedule.levels)
+        if index in (stop - 1, stop) and index > 0
+    ]
+    climbed = pec(mixture.velocity, whole[stop], schedule.levels[stop:], known)
+    assert torch.equal(entries, torch.stack([whole[stop], *climbed]))
 
 
 def test_an_extension_from_16_bit_entries_is_as_good_as_the_entries() -> None:

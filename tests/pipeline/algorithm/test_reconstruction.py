@@ -144,6 +144,12 @@ def test_another_seed_is_another_edit_from_noise_and_the_same_from_the_trajector
     assert torch.equal(a, c)
 
 
+def test_an_edit_that_says_only_its_prompt_has_the_documented_defaults() -> None:
+    scale = Reconstruction().guidance_scale
+    assert Edit("a fox") == Edit("a fox", negative_prompt="", guidance_scale=scale, seed=0)
+    assert Edit("a fox").source_prompt == ""
+
+
 def test_seeded_noise_is_standard_normal_and_its_seeds_own() -> None:
     x = seeded_noise((20, 16, 8, 12), 7)
     assert torch.equal(x, seeded_noise((20, 16, 8, 12), 7))

@@ -99,6 +99,25 @@ def test_untagged_video_is_bt601_when_small_and_bt709_in_high_definition() -> No
         assert_quadrants(read(data).frames[0], [[RED, GREEN], [BLUE, WHITE]], within=6)
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "matrix"),
+    [
+        (400, 1280, Colorspace.ITU709),
+        (1280, 400, Colorspace.ITU709),
+        (578, 720, Colorspace.ITU709),
+        (576, 1278, Colorspace.ITU601),
+        (1278, 576, Colorspace.ITU601),
+    ],
+)
+def test_untagged_video_is_of_high_definition_by_either_side(
+    height: int, width: int, matrix: Colorspace
+) -> None:
+    options = {"crf": "12", "preset": "ultrafast"}
+    data = draw([quadrants(height, width)] * 5, options=options, colorspace=matrix)
+    clip = read(data, fit="pad", height=height // 2, width=width // 2)
+    assert_quadrants(clip.frames[0], [[RED, GREEN], [BLUE, WHITE]], within=6)
+
+
 @pytest.mark.parametrize("matrix", [9, 10, 14, 8, 0])
 def test_high_dynamic_range_and_rare_tags_do_not_stop_a_video(matrix: int) -> None:
     tags = {"color_trc": 16, "color_primaries": 9, "colorspace": matrix}

@@ -176,20 +176,33 @@ def flip_a_byte(path: Path, position: int) -> None:
     path.write_bytes(data)
 
 
-def flip_a_weight(path: Path) -> None:
-    """The first value of the smallest tensor."""
+def tensors_by_size(path: Path) -> list[tuple[int, int]]:
+    """The first and the last byte of each tensor in a safetensors file, the smallest first."""
     data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
     header.pop("__metadata__", None)
     spans = [entry["data_offsets"] for entry in header.values()]
-    flip_a_byte(path, 8 + length + min(spans, key=lambda span: span[1] - span[0])[0])
+    places = [(start + first, start + last - 1) for first, last in spans]
+    return sorted(places, key=lambda place: place[1] - place[0])
+
+
+def flip_a_weight(path: Path) -> None:
+    """The first value of the smallest tensor."""
+    flip_a_byte(path, tensors_by_size(path)[0][0])
+
+
+def flip_the_middle_of_a_large_tensor(path: Path) -> None:
+    first, last = tensors_by_size(path)[-1]
+    assert last - first > 4 * 4096, "it is read whole"
+    flip_a_byte(path, (first + last) // 2)
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "a setting": lambda path: change(path / "transformer/config.json", norm_eps=1e-4),
     "the schedule": lambda path: change(path / "scheduler/scheduler_config.json", beta_end=0.013),
     "a value of a small tensor": lambda path: flip_a_weight(path / WEIGHTS),
+    "the middle of a large tensor": lambda path: flip_the_middle_of_a_large_tensor(path / WEIGHTS),
     "the last weight": lambda path: flip_a_byte(path / WEIGHTS, -1),
     "the VAE": lambda path: flip_a_weight(path / "vae/diffusion_pytorch_model.safetensors"),
     "the name of a file": lambda path: shutil.move(
@@ -203,6 +216,14 @@ def test_the_fingerprint_changes_with(copy: Path, what: str) -> None:
     before = open_checkpoint(str(copy)).fingerprint
     CHANGES[what](copy)
     assert open_checkpoint(str(copy)).fingerprint != before
+
+
+def test_the_fingerprint_changes_with_the_words_of_the_tokenizer(copy: Path) -> None:
+    names = set()
+    for words in (b"one", b"two", b"more"):
+        (copy / "tokenizer/spiece.model").write_bytes(words)
+        names.add(open_checkpoint(str(copy)).fingerprint)
+    assert len(names) == 3
 
 
 def test_the_fingerprint_is_that_of_the_contents_wherever_they_lie(

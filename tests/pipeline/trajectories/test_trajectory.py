@@ -3,8 +3,10 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import fsspec
 import pytest
@@ -21,7 +23,7 @@ from pipeline.trajectories.index import (
     read_index,
     slice_of,
 )
-from pipeline.trajectories.reader import TrajectoryReader
+from pipeline.trajectories.reader import OtherSliceDamaged, TrajectoryReader
 from pipeline.trajectories.writer import Dtype, ShardWriter
 from tests.s3_server import s3_server
 
@@ -123,6 +125,7 @@ def test_each_of_four_readers_fetches_a_quarter(tmp_path: Path) -> None:
     _, fetched = read_all(folder, ranks=4)
     quarter = latents.numel() * 4 / 4
     assert all(abs(f - quarter) <= 0.05 * quarter for f in fetched)
+    assert sum(fetched) == latents.numel() * 4
 
 
 def test_the_reader_gives_whole_levels_from_the_top_down_and_reads_ahead(folder: Folder) -> None:
@@ -365,6 +368,58 @@ def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
 
 def test_there_are_thirty_ways_of_damage() -> None:
     assert len(DAMAGES) >= 30
+
+
+@pytest.mark.parametrize("damaged", [None, 0, 1, 2])
+def test_ranks_that_exchange_their_slices_all_have_the_whole_or_all_stop(
+    tmp_path: Path, damaged: int | None
+) -> None:
+    folder, latents, ranks = Folder(str(tmp_path)), entries(), 3
+    index = store(folder, latents, ranks=ranks)
+    if damaged is not None:
+        file = tmp_path / index.shards[damaged].file
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    slices: list[Tensor] = [torch.empty(0)] * ranks
+    everyone = Barrier(ranks, timeout=60)
+
+    def read(rank: int) -> Tensor | str:
+        def gather(values: Tensor, counts: list[int]) -> Tensor:
+            slices[rank] = values
+            everyone.wait()
+            joined = torch.cat(slices)
+            everyone.wait()
+            assert [len(values) for values in slices] == counts
+            return joined
+
+        with TrajectoryReader(folder, index, rank=rank, ranks=ranks, gather=gather) as reader:
+            try:
+                return torch.stack([reader.entry(level) for level in range(LEVELS - 1, -1, -1)])
+            except OtherSliceDamaged:
+                return "another's"
+            except TrajectoryDamaged:
+                return "mine"
+
+    with ThreadPoolExecutor(ranks) as pool:
+        made = list(pool.map(read, range(ranks)))
+    for rank, found in enumerate(made):
+        if damaged is None:
+            assert isinstance(found, Tensor)
+            assert torch.equal(found, latents.flip(0))
+        else:
+            assert found == ("mine" if rank == damaged else "another's")
+
+
+def test_a_reader_that_is_alone_asks_no_others(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    index = store(folder, entries())
+
+    def gather(values: Tensor, counts: list[int]) -> Tensor:
+        raise AssertionError("there is nobody to ask")
+
+    with TrajectoryReader(folder, index, gather=gather) as reader:
+        assert torch.equal(reader.entry(2), entries()[2])
 
 
 def test_damage_in_one_ranks_slice_is_raised_on_every_rank(tmp_path: Path) -> None:

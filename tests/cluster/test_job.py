@@ -1,0 +1,159 @@
+"""What makes a finished edit stale: the fingerprint that the row check gives it."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from cluster.job import Job
+from pipeline.settings import Reconstruction
+from tests.cluster.test_stages import a_job, checked
+
+EDIT = {
+    "edit_id": "red",
+    "prompt": "a red cube",
+    "negative_prompt": "blur",
+    "guidance_scale": 4.0,
+    "seed": 2,
+}
+ROW = {
+    "video": "a.mp4",
+    "video_id": "a",
+    "source_prompt": "a cube",
+    "start_frame": 5,
+    "num_frames": 9,
+    "fps": 8.0,
+    "seed": 1,
+}
+OF_A_ROW: list[dict[str, Any]] = [
+    {"video": "b.mp4"},
+    {"start_frame": 6},
+    {"num_frames": 13},
+    {"start_frame": 9, "num_frames": 5},
+    {"fps": 4.0},
+    {"seed": 3},
+    {"seed": None},
+]
+OF_AN_EDIT: list[dict[str, Any]] = [
+    {"edit_id": "other"},
+    {"prompt": "a blue cube"},
+    {"negative_prompt": "noise"},
+    {"prompt": "blur", "negative_prompt": "a red cube"},
+    {"guidance_scale": 3.0},
+    {"guidance_scale": None},
+    {"seed": 3},
+    {"seed": None},
+]
+OTHER: dict[str, Any] = {
+    "precision": "fp16",
+    "seed": 1,
+    "video.height": 48,
+    "video.width": 48,
+    "video.frames": 9,
+    "video.fps": 4.0,
+    "video.fit": "pad",
+    "inversion.steps": 7,
+    "inversion.method": "ddim",
+    "inversion.iterations": 5,
+    "inversion.posterior": "sample",
+    "reconstruction.start": 0.5,
+    "reconstruction.guidance_scale": 3.0,
+    "reconstruction.negative_prompt": "blur",
+    "reconstruction.reference": "shared",
+    "reconstruction.inject_steps": (0.0, 0.5),
+    "reconstruction.inject_blocks": (0, 1),
+    "reconstruction.guidance_steps": (0.0, 0.4),
+    "reconstruction.dynamic_guidance": True,
+    "reconstruction.residual": True,
+    "trajectory.dtype": "fp32",
+}
+"""Another value of every setting that changes an edit."""
+SAME: dict[str, Any] = {
+    "checkpoint": "elsewhere",
+    "output": "elsewhere",
+    "inversion.vae_psnr": False,
+    "inversion.round_trip": True,
+    "reconstruction.edits_at_once": 1,
+    "trajectory.keep": "never",
+}
+"""Another value of every setting that changes none."""
+
+
+def guided_to_the_end() -> Job:
+    """A job in which each setting can be changed alone."""
+    return with_setting(a_job(), "reconstruction.guidance_steps", (0.0, 1.0))
+
+
+def with_setting(job: Job, name: str, value: Any) -> Job:
+    section, dot, field = name.rpartition(".")
+    if not dot:
+        return replace(job, editing=replace(job.editing, **{field: value}))
+    changed = replace(getattr(job.editing, section), **{field: value})
+    return replace(job, editing=replace(job.editing, **{section: changed}))
+
+
+def fingerprint(job: Job, row: dict[str, Any] | None = None, **edit: Any) -> str:
+    given = {**ROW, **(row or {}), "edits": [{**EDIT, **edit}]}
+    (made,) = checked([given], job).to_pylist()[0]["edits"]
+    assert made["error_code"] is None
+    return str(made["fingerprint"])
+
+
+@pytest.mark.parametrize("row", OF_A_ROW, ids=str)
+def test_an_edit_is_stale_when_its_row_changes(row: dict[str, Any]) -> None:
+    assert fingerprint(a_job(), row) != fingerprint(a_job())
+
+
+@pytest.mark.parametrize("edit", OF_AN_EDIT, ids=str)
+def test_an_edit_is_stale_when_what_it_asks_for_changes(edit: dict[str, Any]) -> None:
+    assert fingerprint(a_job(), **edit) != fingerprint(a_job())
+
+
+def test_the_seed_of_a_row_and_that_of_its_edit_do_not_stand_for_each_other() -> None:
+    assert fingerprint(a_job(), {"seed": 2}, seed=1) != fingerprint(a_job())
+
+
+@pytest.mark.parametrize("reference", ["null", "shared", "source", "script", "none"])
+def test_another_source_prompt_makes_an_edit_stale_only_where_the_reference_has_it(
+    reference: Any,
+) -> None:
+    job = a_job()
+    job = replace(
+        job, editing=replace(job.editing, reconstruction=Reconstruction(reference=reference))
+    )
+    changed = fingerprint(job, {"source_prompt": "a ball"}) != fingerprint(job)
+    assert changed == (reference == "source")
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_an_edit_is_stale_when_a_setting_changes(name: str) -> None:
+    job = guided_to_the_end()
+    assert fingerprint(with_setting(job, name, OTHER[name])) != fingerprint(job)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_an_edit_stays_when_a_setting_changes_that_is_nothing_to_it(name: str) -> None:
+    job = guided_to_the_end()
+    assert fingerprint(with_setting(job, name, SAME[name])) == fingerprint(job)
+
+
+def test_every_setting_is_known_to_change_an_edit_or_not_to() -> None:
+    names = set()
+    for name, value in asdict(a_job().editing).items():
+        names |= {f"{name}.{field}" for field in value} if isinstance(value, dict) else {name}
+    assert names == {*OTHER, *SAME}
+
+
+def test_an_edit_is_stale_when_the_checkpoint_or_the_algorithm_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = fingerprint(a_job())
+    assert fingerprint(replace(a_job(), checkpoint_fingerprint="other weights")) != before
+    monkeypatch.setattr("cluster.job.ALGORITHM", 99)
+    assert fingerprint(a_job()) != before
+
+
+def test_where_a_job_runs_is_nothing_to_its_edits() -> None:
+    elsewhere = replace(a_job(retries=9), manifest="other", files=("f",), run="later")
+    assert fingerprint(elsewhere) == fingerprint(a_job())
+    assert len(fingerprint(a_job())) == 24
