@@ -29,7 +29,8 @@ from cluster.placement import Placement, configure, start_ray, threads
 from cluster.results.ledger import Keys, ResultWriter
 from cluster.settings import GroupSettings
 from cluster.stages.check import CheckRows
-from cluster.stages.group import EncodePrompts, FanOut, InvertVideos, ReconstructEdits
+from cluster.stages.invert import EncodePrompts, FanOut, InvertVideos
+from cluster.stages.reconstruct import ReconstructEdits
 from pipeline.storage import Folder, split
 
 FLUSH_S = 5.0

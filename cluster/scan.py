@@ -61,7 +61,7 @@ def count_pending(files: Sequence[str], check: CheckRows) -> int:
     """
     pending = 0
     for rows in _batches(files):
-        pending += sum(max(1, len(row["edits"] or ())) for row in map(check.work, rows) if row)
+        pending += sum(max(1, len(video.edits)) for video in map(check.work, rows) if video)
     return pending
 
 

@@ -84,11 +84,12 @@ def show_measuring() -> Iterator[Callable[[Measured], None]]:
 def show_plan(prepared: Prepared, console: Console | None = None) -> None:
     """What a job is going to do, as found before it runs."""
     from pipeline.model.scheduler import schedule_from_config
+    from pipeline.plan import denoising_steps, highest_stored
 
     console = console or Console()
     spec, info, clip = prepared.spec, prepared.checkpoint, prepared.clip
     schedule = schedule_from_config(info.scheduler, spec.inversion.steps)
-    top = spec.reconstruction.highest_stored(schedule)
+    top = highest_stored(spec.reconstruction, schedule)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("manifest", f"{prepared.scan.videos} videos, {prepared.scan.edits} edits")
     table.add_row(
@@ -101,13 +102,13 @@ def show_plan(prepared: Prepared, console: Console | None = None) -> None:
         f"{spec.inversion.evaluations(top)} forwards, once for each video",
     )
     how = spec.reconstruction
-    first, scale = how.start_level(schedule), how.guidance_scale
-    guided = sum(how.guidance(scale, schedule, level) > 1 for level in range(first, 0, -1))
+    steps = denoising_steps(how, schedule, [how.guidance_scale])
+    guided = sum(step.scales[0] > 1 for step in steps)
     table.add_row(
         "reconstruction",
-        f"{first} steps from "
+        f"{len(steps)} steps from "
         f"{how.start if isinstance(how.start, str) else f'{how.start:g} of the levels'}, "
-        f"reference {how.reference}, guidance {scale:g} in {guided} of them",
+        f"reference {how.reference}, guidance {how.guidance_scale:g} in {guided} of them",
     )
     table.add_row("output", escape(prepared.job.editing.output))
     console.print(table)

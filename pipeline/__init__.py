@@ -1,25 +1,30 @@
 """The model work: inversion and reconstruction of videos with CogVideoX. Torch only, no Ray.
 
-`load`, `Editor` and `Trajectory` are for one video in a notebook (`pipeline.api`); the settings say
-how to invert and how to make edits. They are imported when they are first asked for: the settings
-alone cost no torch.
+`Editor` and `Trajectory` are for one video in a notebook (`pipeline.editor`); the settings say how
+to invert and how to make edits. They are imported when they are first asked for: the settings alone
+cost no torch.
 """
-
-__version__ = "0.1.0"
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.records import EditSpec
 from pipeline.settings import Inversion, Reconstruction, VideoSettings
 
 if TYPE_CHECKING:
-    from pipeline.editor import Editor, Trajectory, load
+    from pipeline.editor import Editor
+    from pipeline.trajectories.trajectory import Trajectory
 
-__all__ = ["Editor", "Inversion", "Reconstruction", "Trajectory", "VideoSettings", "load"]
+__version__ = "0.1.0"
+__all__ = ["EditSpec", "Editor", "Inversion", "Reconstruction", "Trajectory", "VideoSettings"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Editor", "Trajectory", "load"):
-        from pipeline import editor
+    if name == "Editor":
+        from pipeline.editor import Editor
 
-        return getattr(editor, name)
+        return Editor
+    if name == "Trajectory":
+        from pipeline.trajectories.trajectory import Trajectory
+
+        return Trajectory
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

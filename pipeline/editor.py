@@ -1,31 +1,45 @@
-"""One video in a notebook: load a checkpoint, invert, reconstruct.
+"""The one engine: read, encode, invert, reconstruct, decode; one process or one rank of a group.
 
-    from pipeline import Inversion, Reconstruction, load
+    from pipeline import Editor
 
-    editor = load("zai-org/CogVideoX-5b", device="cuda")
-    clip = editor.read("horse.mp4")
-    trajectory = editor.invert(clip.frames, Inversion(steps=50))
-    videos = editor.reconstruct(trajectory, ["a zebra gallops"], Reconstruction(start=0.6))
-    editor.write("zebra.mp4", videos[0], fps=clip.fps)
+    editor = Editor.from_pretrained("zai-org/CogVideoX-5b", device="cuda")
+    trajectory = editor.invert("horse.mp4", steps=50)
+    videos = editor.reconstruct(trajectory, ["a zebra gallops"], start=0.6)
+    editor.write("zebra.mp4", videos[0], fps=trajectory.fps)
 
-Nothing here needs Ray, storage or a job file. Keep `trajectory`: more prompts cost no inversion.
+Nothing here needs Ray, a job file or an output folder. Keep `trajectory`: more prompts cost no
+inversion. A rank process uses the same class and adds storage (`cluster/ranks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from pipeline.algorithm.inversion import invert
-from pipeline.algorithm.reconstruction import Edit, reconstruct
+from pipeline.algorithm.branches import Prompt
+from pipeline.algorithm.inversion import climb
+from pipeline.algorithm.reconstruction import Edited, EditPrompts, reconstruct, seeded_noise
 from pipeline.algorithm.schedule import Schedule
 from pipeline.errors import ErrorCode, RowError
-from pipeline.media.decoding import Clip, FrameRule, read_clip
+from pipeline.inputs import (
+    as_frames,
+    as_specs,
+    check_frames,
+    frame_rule,
+    is_location,
+    usable_device,
+    usable_dtype,
+    with_changes,
+)
+from pipeline.media.decoding import Clip, read_clip
 from pipeline.media.encoding import write_clip
 from pipeline.model.checkpoint import (
     CheckpointInfo,
@@ -34,248 +48,413 @@ from pipeline.model.checkpoint import (
     load_vae,
     open_checkpoint,
 )
+from pipeline.model.group import OneRank, TokenGroup
 from pipeline.model.scheduler import schedule_from_config, script_schedule
 from pipeline.model.sizes import check_blocks, clip_size
-from pipeline.model.text_encoder import encode_prompt
+from pipeline.model.text_encoder import TextEncoder
 from pipeline.model.transformer import VelocityModel
 from pipeline.model.vae import Codec, to_uint8
-from pipeline.records import derived_seed
-from pipeline.settings import Inversion, Precision, Reconstruction, VideoSettings
+from pipeline.plan import denoising_steps, highest_stored, start_level
+from pipeline.records import EditSpec, derived_seed
+from pipeline.settings import Inversion, Reconstruction, VideoSettings
+from pipeline.storage import local_copy
+from pipeline.trajectories.trajectory import Trajectory
+
+OutputType = Literal["uint8", "pil", "np", "latent"]
+OUTPUT_TYPES = ("uint8", "pil", "np", "latent")
+StepCallback = Callable[["Editor", int, int, dict[str, Tensor]], dict[str, Tensor] | None]
+"""(editor, step, timestep, {"latents": [K, F, C, H, W]}) -> what takes the latents' place, if
+anything, in the same form: diffusers' `callback_on_step_end`."""
 
 
-@dataclass(frozen=True)
-class Trajectory:
-    """An inverted video.
+class Embeddings(Protocol):
+    """Where prompt embeddings come from: a text encoder, or a job's store of them."""
 
-    Args:
-        latents: [L + 1, F, C, H, W], float32: entry 0 is the clean latent, entry L the highest
-            level that was reached.
-        schedule: the levels 0..T that it was inverted along.
-        frames: of the clip.
-    """
-
-    latents: Tensor
-    schedule: Schedule
-    frames: int
+    def embedding(self, prompt: str) -> Tensor:
+        """[L, D]."""
 
 
 @dataclass
 class Editor:
-    """A checkpoint ready to edit; `load` makes one.
+    """A checkpoint ready to edit; `Editor.from_pretrained` makes one.
 
     Args:
         info: what the checkpoint's configuration says.
         model: predicts velocities. `model.forwards` counts what was computed.
         codec: the VAE.
+        text: gives prompt embeddings.
     """
 
     info: CheckpointInfo
     model: VelocityModel
     codec: Codec
-    tokenizer: Any
-    text_encoder: Any
-    device: torch.device
+    text: Embeddings
+    progress_bar: dict[str, Any] = field(default_factory=dict, repr=False)
+    _offload_to: torch.device | None = field(default=None, repr=False)
 
-    def read(self, path: str | Path, settings: VideoSettings | None = None) -> Clip:
-        """Frames, uint8 [F, H, W, 3], of a video file, as the checkpoint takes them.
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str,
+        *,
+        torch_dtype: torch.dtype | str | None = None,
+        device: str | torch.device | None = None,
+        group: TokenGroup | None = None,
+        text: Embeddings | None = None,
+    ) -> Editor:
+        """Load a checkpoint into this process.
+
+        Args:
+            checkpoint: `embedded`, a folder in diffusers format, an fsspec URI of one, or a name on
+                the Hugging Face Hub.
+            torch_dtype: by default float32 on CPU, else what the checkpoint was trained in.
+            device: `cuda` where there is one, by default; the text encoder stays on the CPU.
+            group: the ranks that compute together, of which this process is one.
+            text: gives prompt embeddings; by default the checkpoint's text encoder is loaded.
 
         Raises:
-            RowError: the file is no video, cut off, or too short.
+            UnsupportedCheckpoint: it is no CogVideoX text-to-video model.
+            ValueError: a dtype or a device that cannot be had.
+        """
+        place = usable_device(device)
+        info = open_checkpoint(checkpoint)
+        dtype = usable_dtype(torch_dtype, info, place)
+        if text is None:
+            encoder = load_text_encoder(info, info.dtype("auto", "cpu"), "cpu")
+            text = TextEncoder(*encoder, info.text_tokens)
+        return cls(
+            info=info,
+            model=VelocityModel(load_transformer(info, dtype, place), group or OneRank()),
+            codec=Codec(load_vae(info, dtype, place), info.latent_frames_multiple),
+            text=text,
+        )
+
+    def __repr__(self) -> str:
+        return f"Editor(CogVideoX {self.info.family}, {self.info.path}, on {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model works."""
+        return self._offload_to or self.model.device
+
+    def to(self, device: str | torch.device) -> Editor:
+        """Move the transformer and the VAE. Raises ValueError where there is no such device."""
+        place = usable_device(device)
+        self._offload_to = None
+        self.model.transformer.to(place)
+        self.codec.vae.to(place)
+        return self
+
+    def enable_model_cpu_offload(self, device: str | torch.device = "cuda") -> None:
+        """Keep each part on the CPU but while it works, so that the GPU holds one at a time."""
+        self._offload_to = usable_device(device)
+        self.model.transformer.to("cpu")
+        self.codec.vae.to("cpu")
+
+    def set_progress_bar_config(self, **config: Any) -> None:
+        """Options of tqdm's bar, such as `disable=True`."""
+        self.progress_bar = config
+
+    def read(
+        self,
+        location: str | Path,
+        settings: VideoSettings | None = None,
+        *,
+        start_frame: int = 0,
+        num_frames: int | None = None,
+        fps: float | None = None,
+    ) -> Clip:
+        """The clip of a video file, as the checkpoint takes it.
+
+        Args:
+            location: a path or any fsspec URI.
+            start_frame: frames of the source to leave out.
+            num_frames, fps: at most so many frames; frames a second. Over what `settings` say.
+
+        Raises:
+            RowError: the file is not there, no video, cut off, or too short.
             ValueError: the model cannot take the size that `settings` ask for.
         """
         settings = settings or VideoSettings()
         size = clip_size(settings, self.info)
-        rule = frame_rule(self.info)
-        with Path(path).open("rb") as file:
-            return read_clip(
+        with local_copy(str(location)) as (file, content):
+            clip = read_clip(
                 file,
-                name=str(path),
+                name=str(location),
                 height=size.height,
                 width=size.width,
-                frames=size.frames,
-                rule=rule,
-                fps=settings.fps,
+                frames=min(num_frames or size.frames, size.frames),
+                rule=frame_rule(self.info),
+                start_frame=start_frame,
+                fps=fps or settings.fps,
                 fit=settings.fit,
             )
+        return replace(clip, content=content)
+
+    def write(self, path: str | Path, frames: Tensor | np.ndarray, *, fps: float) -> None:
+        """Write frames, uint8 [F, H, W, 3], as an MP4."""
+        with Path(path).open("wb") as file:
+            write_clip(file, as_frames(frames), fps=fps)
+
+    def schedule(self, steps: int, method: str) -> Schedule:
+        """The checkpoint's noise levels for so many steps of an inversion's method."""
+        make = script_schedule if method == "script" else schedule_from_config
+        return make(self.info.scheduler, steps)
+
+    def prompt(self, text: str) -> Prompt:
+        """A prompt with its embedding on the model's device."""
+        return Prompt(text, self.text.embedding(text).to(self.device))
+
+    def encode(self, frames: Tensor, inversion: Inversion, seed: int = 0) -> Tensor:
+        """Frames, uint8 [F, H, W, 3], to the clean latent, float32 [F', C, h, w].
+
+        Args:
+            seed: of the draw from the VAE's posterior, where `inversion.posterior` is `sample`.
+        """
+        with self._at_work(self.codec.vae):
+            return self.codec.encode(frames, inversion.posterior, seed)
+
+    def decode(self, latents: Tensor, frames: int) -> Tensor:
+        """A latent [F', C, h, w] to frames, float32 [F, H, W, 3]; 0 is black and 1 is white."""
+        with self._at_work(self.codec.vae):
+            return self.codec.decode(latents, frames)
+
+    def extend(
+        self,
+        top: Tensor,
+        level: int,
+        schedule: Schedule,
+        inversion: Inversion,
+        highest: int,
+    ) -> Tensor:
+        """The entries from `level` to `highest`, [highest - level + 1, F, C, H, W], float32.
+
+        Args:
+            top: the highest known entries, [1 or 2, F, C, H, W], the last one that of `level`.
+
+        Raises:
+            RowError: a value is not finite.
+        """
+        top = top.to(self.device, torch.float32)
+        entries = [top[-1]]
+        velocity = self.model.velocity(self.prompt(""))
+        with self._at_work(self.model.transformer), self._bar(highest - level) as bar:
+            for x in climb(
+                velocity,
+                top,
+                level,
+                schedule,
+                method=inversion.method,
+                iterations=inversion.iterations,
+                highest=highest,
+            ):
+                entries.append(x)
+                bar.update()
+        made = torch.stack(entries)
+        if not torch.isfinite(made).all():
+            raise RowError(
+                ErrorCode.NOT_FINITE,
+                "the inversion gave values that are not finite; use bf16 or fp32 (a job's "
+                "precision, or torch_dtype)",
+            )
+        return made
 
     def invert(
         self,
-        frames: Tensor,
+        source: Clip | Tensor | np.ndarray | str | Path,
         inversion: Inversion | None = None,
         *,
         highest: float = 1.0,
         seed: int = 0,
+        **changes: Any,
     ) -> Trajectory:
         """Invert a clip with the empty prompt.
 
         Args:
-            frames: uint8 [F, H, W, 3]; F of the form 4k + 1, H and W multiples of
-                `info.size_multiple`.
+            source: a path or URI, a clip, or frames uint8 [F, H, W, 3]; F of the form 4k + 1, H and
+                W multiples of `info.size_multiple`.
             highest: the fraction of the levels to stop at; edits cannot start higher.
-            seed: of the draw from the VAE's posterior, where `inversion.posterior` is `sample`.
+            seed: of the draw from the VAE's posterior, where `posterior` is `sample`.
+            changes: fields of `Inversion`, such as `steps=25`.
 
         Raises:
             ValueError: the frames are none that the checkpoint takes, or `highest` or the number of
                 steps is out of range.
-            RowError: the trajectory is not finite.
+            RowError: the file cannot be read, or the trajectory is not finite.
         """
-        inversion = inversion or Inversion()
+        inversion = with_changes(inversion or Inversion(), changes)
+        schedule = self.schedule(inversion.steps, inversion.method)
+        level = schedule.level_at(highest)
+        if is_location(source):
+            source = self.read(source)  # type: ignore[arg-type]
+        frames = as_frames(source)  # type: ignore[arg-type]
         check_frames(frames, self.info)
-        make = script_schedule if inversion.method == "script" else schedule_from_config
-        schedule = make(self.info.scheduler, inversion.steps)
-        latents = self.codec.encode(frames, inversion.posterior, seed)
-        self._know([""])
-        entries = invert(
-            self.model.velocity(""),
-            latents,
-            schedule,
-            inversion,
-            highest=schedule.level_at(highest),
-        )
-        if not torch.isfinite(entries).all():
-            raise RowError(
-                ErrorCode.NOT_FINITE,
-                "the inversion gave values that are not finite; load the checkpoint with "
-                'precision="bf16" or "fp32"',
-            )
-        return Trajectory(entries, schedule, len(frames))
+        clean = self.encode(frames, inversion, seed)
+        entries = self.extend(clean[None], 0, schedule, inversion, level)
+        fps = source.fps if isinstance(source, Clip) else 8.0
+        return Trajectory(entries, schedule, len(frames), fps, inversion.method)
 
     def reconstruct(
         self,
         trajectory: Trajectory,
-        prompts: Sequence[str | Edit],
+        prompts: str | EditSpec | Sequence[str | EditSpec],
         settings: Reconstruction | None = None,
         *,
+        source_prompt: str = "",
         seed: int = 0,
-    ) -> list[Tensor]:
-        """Make one video for each prompt, all in lockstep.
+        generator: torch.Generator | None = None,
+        output_type: OutputType = "uint8",
+        callback_on_step_end: StepCallback | None = None,
+        **changes: Any,
+    ) -> list[Any]:
+        """Make one video for each prompt, `edits_at_once` of them in lockstep.
 
         Args:
-            prompts: texts, or `Edit`s where an edit has its own guidance scale, negative prompt,
-                seed or source prompt.
-            seed: for texts, of the start from `noise`: each has one of its own, which follows from
-                `seed` and the text, so an edit is the same beside any others.
-
-        Returns:
-            Frames, uint8 [F, H, W, 3], of each edit.
+            prompts: a prompt, several, or `EditSpec`s where an edit has its own guidance scale,
+                negative prompt or seed.
+            source_prompt: describes the source, for `reference="source"`.
+            seed: of the start from `noise`: each edit has one of its own, which follows from `seed`
+                and its prompt, so an edit is the same beside any others.
+            generator: gives the seed instead, as in diffusers.
+            output_type: `uint8` (tensors [F, H, W, 3]), `np` (arrays of the same), `pil` (lists of
+                images) or `latent` (tensors [F', C, h, w], float32).
+            callback_on_step_end: called after each step (`StepCallback`).
+            changes: fields of `Reconstruction`, such as `guidance_scale=4`.
 
         Raises:
-            ValueError: the trajectory does not reach the level that the settings start from, or
-                `inject_blocks` names blocks that the checkpoint lacks.
+            ValueError: no prompt, a trajectory of another checkpoint or one that does not reach the
+                level that the settings start from, or `inject_blocks` that the checkpoint lacks.
             RowError: an edit is not finite.
         """
-        settings = settings or Reconstruction()
+        settings = with_changes(settings or Reconstruction(), changes)
+        if output_type not in OUTPUT_TYPES:
+            known = ", ".join(OUTPUT_TYPES)
+            raise ValueError(f"output_type is {output_type!r}; expected one of {known}")
+        specs = as_specs(prompts)
         check_blocks(settings, self.info)
-        needed = settings.highest_stored(trajectory.schedule)
-        if needed >= len(trajectory.latents):
+        trajectory = self._own(trajectory, settings)
+        if generator is not None:
+            seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        edits = [settings.filled(spec, derived_seed(seed, spec.prompt)) for spec in specs]
+        made: list[Any] = []
+        for first in range(0, len(edits), settings.edits_at_once):
+            some = edits[first : first + settings.edits_at_once]
+            edited = self.denoise(trajectory, some, settings, source_prompt, callback_on_step_end)
+            for edit, x in zip(some, edited.latents, strict=True):
+                made.append(self._finished(edit, x, trajectory.frames, output_type))
+        return made
+
+    def denoise(
+        self,
+        trajectory: Trajectory,
+        edits: Sequence[EditSpec],
+        settings: Reconstruction,
+        source_prompt: str = "",
+        callback_on_step_end: StepCallback | None = None,
+    ) -> Edited:
+        """The latents of edits of one video, in lockstep.
+
+        Args:
+            edits: with nothing left out (`Reconstruction.filled`).
+        """
+        schedule = trajectory.schedule
+        steps = denoising_steps(settings, schedule, [float(e.guidance_scale or 0) for e in edits])
+        with self._at_work(self.model.transformer), self._bar(len(steps)) as bar:
+
+            def on_step(level: int, x: Tensor) -> Tensor | None:
+                bar.update()
+                if callback_on_step_end is None:
+                    return None
+                done = steps[0].level - level - 1
+                timestep = schedule.levels[level + 1].timestep
+                return (callback_on_step_end(self, done, timestep, {"latents": x}) or {}).get(
+                    "latents"
+                )
+
+            return reconstruct(
+                self.model,
+                self._start(trajectory, edits, settings),
+                lambda level: trajectory.latents[level].to(self.device, torch.float32),
+                [self._prompts(edit, settings, source_prompt) for edit in edits],
+                steps,
+                schedule,
+                empty=self.prompt(""),
+                residual=settings.residual,
+                blocks=settings.inject_blocks,
+                share=settings.reference != "script",
+                on_step=on_step,
+            )
+
+    def _start(
+        self, trajectory: Trajectory, edits: Sequence[EditSpec], settings: Reconstruction
+    ) -> Tensor:
+        """The latents [K, F, C, H, W] that the denoising steps start from."""
+        if settings.start == "noise":
+            shape = trajectory.latents.shape[1:]
+            return torch.stack([seeded_noise(shape, e.seed or 0) for e in edits]).to(self.device)
+        top = trajectory.latents[start_level(settings, trajectory.schedule)]
+        return torch.stack([top.to(self.device, torch.float32)] * len(edits))
+
+    def _prompts(self, edit: EditSpec, settings: Reconstruction, source_prompt: str) -> EditPrompts:
+        """The prompts of an edit, and those that its references are described with."""
+        positive, negative = edit.prompt, edit.negative_prompt or ""
+        seen = {
+            "null": ("", ""),
+            "none": ("", ""),
+            "source": (source_prompt, source_prompt),
+        }.get(settings.reference, (positive, negative))
+        texts = (positive, negative, *seen)
+        known = {text: self.prompt(text) for text in texts}
+        return EditPrompts(*(known[text] for text in texts))
+
+    def _own(self, trajectory: Trajectory, settings: Reconstruction) -> Trajectory:
+        """A trajectory along this checkpoint's own schedule, once it is found to fit."""
+        schedule = self.schedule(trajectory.schedule.steps, trajectory.method)
+        if any(
+            abs(ours.alpha - theirs.alpha) > 1e-6
+            for ours, theirs in zip(schedule.levels, trajectory.schedule.levels, strict=True)
+        ):
             raise ValueError(
-                f"the settings need level {needed}; the trajectory reaches "
-                f"{len(trajectory.latents) - 1}. Invert with a larger `highest`"
+                f"the trajectory's noise levels are not those of {self.info.path}; it was inverted "
+                "with another checkpoint: invert the clip with this one"
             )
-        edits = [
-            prompt
-            if isinstance(prompt, Edit)
-            else Edit(
-                prompt,
-                settings.negative_prompt,
-                settings.guidance_scale,
-                derived_seed(seed, prompt),
+        needed = highest_stored(settings, schedule)
+        if needed > trajectory.highest:
+            raise ValueError(
+                f"the settings need level {needed}; the trajectory reaches {trajectory.highest}. "
+                "Invert with a larger `highest`"
             )
-            for prompt in prompts
-        ]
-        self._know(
-            ["", *(p for e in edits for p in (e.prompt, e.negative_prompt, e.source_prompt))]
-        )
-        made = reconstruct(
-            self.model,
-            lambda level: trajectory.latents[level],
-            edits,
-            trajectory.schedule,
-            settings,
-        )
-        return [
-            self._finished(edit, x, trajectory.frames)
-            for edit, x in zip(edits, made.latents, strict=True)
-        ]
+        return replace(trajectory, schedule=schedule)
 
-    def write(self, path: str | Path, frames: Tensor, *, fps: float) -> None:
-        """Write frames, uint8 [F, H, W, 3], as an MP4."""
-        with Path(path).open("wb") as file:
-            write_clip(file, frames, fps=fps)
-
-    def _finished(self, edit: Edit, latents: Tensor, frames: int) -> Tensor:
-        """An edit's latents [F', C, h, w] as frames, uint8 [F, H, W, 3]."""
-        decoded = self.codec.decode(latents, frames)
+    def _finished(self, edit: EditSpec, latents: Tensor, frames: int, output: OutputType) -> Any:
+        """An edit's latents [F', C, h, w] in the form that was asked for."""
+        decoded = latents if output == "latent" else self.decode(latents, frames)
         if not (torch.isfinite(latents).all() and torch.isfinite(decoded).all()):
             raise RowError(
                 ErrorCode.NOT_FINITE,
                 f"edit {edit.prompt!r}: values that are not finite; load the checkpoint with "
-                'precision="bf16" or "fp32", or take a lower guidance_scale',
+                "torch_dtype=torch.bfloat16 or float32, or take a lower guidance_scale",
             )
-        return to_uint8(decoded)
+        if output == "latent":
+            return latents
+        pixels = to_uint8(decoded)
+        if output == "pil":
+            from PIL import Image
 
-    def _know(self, prompts: Sequence[str]) -> None:
-        for prompt in prompts:
-            if prompt not in self.model.prompts:
-                self.model.prompts[prompt] = encode_prompt(
-                    self.tokenizer, self.text_encoder, prompt, self.info.text_tokens
-                ).to(self.device)
+            return [Image.fromarray(frame) for frame in pixels.numpy()]
+        return pixels.numpy() if output == "np" else pixels
 
+    def _bar(self, total: int) -> Any:
+        return tqdm(total=total, **self.progress_bar)
 
-def frame_rule(info: CheckpointInfo) -> FrameRule:
-    """Which frame counts a checkpoint accepts."""
-    return FrameRule(info.temporal_compression, info.latent_frames_multiple)
-
-
-def check_frames(frames: Tensor, info: CheckpointInfo) -> None:
-    """Whether a checkpoint takes a clip as it is.
-
-    Raises:
-        ValueError: it is not uint8 [F, H, W, 3], or F, H or W is not one that the checkpoint takes.
-    """
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
-        raise ValueError(
-            f"frames are {str(frames.dtype).removeprefix('torch.')} {list(frames.shape)}; expected "
-            "uint8 [F, H, W, 3], RGB from 0 to 255: `Editor.read` gives them so"
-        )
-    count, height, width = frames.shape[:3]
-    rule = frame_rule(info)
-    accepted = rule.largest_at_most(count)
-    if accepted != count:
-        way_out = f"cut it to frames[:{accepted}]" if accepted else "take a longer one"
-        raise ValueError(
-            f"the clip's number of frames is {count}; the model takes "
-            f"{rule.temporal_compression}k + 1, at least {rule.minimum}: {way_out}"
-        )
-    for name, value in (("height", height), ("width", width)):
-        if value % info.size_multiple:
-            raise ValueError(
-                f"the clip's {name} is {value}; this checkpoint needs a multiple of "
-                f"{info.size_multiple}: crop or scale it, as `Editor.read` does"
-            )
-
-
-def load(checkpoint: str, *, device: str | None = None, precision: Precision = "auto") -> Editor:
-    """Load a whole checkpoint into this process.
-
-    Args:
-        checkpoint: a folder in diffusers format, an fsspec URI of one, or a name on the Hub.
-        device: `cuda` where there is one, by default; the text encoder stays on the CPU.
-        precision: `auto` is fp32 on CPU, else what the checkpoint was trained in.
-
-    Raises:
-        UnsupportedCheckpoint: it is no CogVideoX text-to-video model.
-        ValueError: a precision that is not known.
-    """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    info = open_checkpoint(checkpoint)
-    dtype = info.dtype(precision, place)
-    tokenizer, text_encoder = load_text_encoder(info, info.dtype("auto", "cpu"), "cpu")
-    return Editor(
-        info=info,
-        model=VelocityModel(load_transformer(info, dtype, place), {}),
-        codec=Codec(load_vae(info, dtype, place), info.latent_frames_multiple),
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        device=place,
-    )
+    @contextmanager
+    def _at_work(self, part: Any) -> Iterator[None]:
+        """Bring a part to the GPU for as long as it works, where parts are offloaded."""
+        if self._offload_to is None:
+            yield
+            return
+        part.to(self._offload_to)
+        try:
+            yield
+        finally:
+            part.to("cpu")

@@ -7,14 +7,12 @@ not among those known is refused here too, with a ValueError.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-if TYPE_CHECKING:
-    from pipeline.algorithm.schedule import Schedule
+from pipeline.records import EditSpec
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 Fraction = Annotated[float, Ge(0), Le(1)]
@@ -64,7 +62,7 @@ class Inversion:
         iterations: evaluations that `fixed_point` adds to each step's first one.
         posterior: take the VAE posterior's `mode`, or a seeded `sample` from it.
         vae_psnr: decode the clean latent once for each video, to certify what the VAE alone loses.
-        round_trip: walk the trajectory down again with the empty prompt and certify the dB in
+        round_trip: denoise the trajectory's top again with the empty prompt and certify the dB in
             latent space; costs one forward for each level.
     """
 
@@ -93,18 +91,20 @@ class Reconstruction:
     `tests/benchmarks/edits.md`); a larger model, which was not taught to edit, may like others.
 
     Args:
-        start: where the walk starts: a fraction of the levels (0.6 starts at the trajectory's
-            level there: place is kept better, and the steps above cost nothing, in the inversion
-            either), `inverted` (the trajectory's top, x_T), or `noise` (seeded, as in the script).
-        guidance_scale: of classifier-free guidance; 1 or less turns it off, and half the forwards.
+        start: where the denoising steps start: a fraction of the levels (0.6 starts at the
+            trajectory's level there: place is kept better, and the steps above cost nothing, in the
+            inversion either), `inverted` (the trajectory's top, x_T), or `noise` (seeded, as in the
+            script).
+        guidance_scale: of classifier-free guidance; 1 or less turns it off, and half of the
+            forwards.
         negative_prompt: for edits that name none.
         reference: how the reference branch is described: `null` with the empty prompt (cheapest),
-            `shared` with the edit's own prompts, the negative half computed once for all edits,
+            `shared` with the edit's own prompts, the negative one computed once for all edits,
             `source` with the manifest's source prompt, `script` as `shared` but nothing shared (the
             same numbers, for comparison), `none` for no reference attention.
-        inject_steps: the window of the walked steps with reference attention, as fractions.
+        inject_steps: the window of the denoising steps with reference attention, as fractions.
         inject_blocks: the transformer blocks first <= i < last with it; all by default.
-        guidance_steps: the window of the walked steps with guidance, as fractions. What an edit
+        guidance_steps: the window of the denoising steps with guidance, as fractions. What an edit
             is to be is decided in the first ones; guidance in the last ones costs time and draws
             the rest of the picture away from its source (Kynkaanniemi et al., "Applying Guidance
             in a Limited Interval", 2024, find it needless at low noise in images, too).
@@ -114,7 +114,8 @@ class Reconstruction:
             It needs `guidance_steps` to reach the last step.
         residual: add at each step what the reference's own step misses of the trajectory
             (DirectInversion, Ju et al., ICLR 2024).
-        edits_at_once: K, the edits of a video that walk in lockstep and share its reference.
+        edits_at_once: K, the edits of a video that are denoised in lockstep and share its
+            reference.
     """
 
     start: Start = 0.6
@@ -146,43 +147,19 @@ class Reconstruction:
                 f"{list(self.guidance_steps)}; make it [0, 1]"
             )
 
-    def start_level(self, schedule: Schedule) -> int:
-        """The level that the walk starts from."""
-        return schedule.steps if isinstance(self.start, str) else schedule.level_at(self.start)
+    def filled(self, edit: EditSpec, seed: int) -> EditSpec:
+        """An edit with these settings in the place of what it leaves open.
 
-    def highest_stored(self, schedule: Schedule) -> int:
-        """The highest level of the trajectory that an edit reads: the inversion may stop there."""
-        top = self.start_level(schedule)
-        if self.start != "noise" or self.residual:
-            return top
-        return max((level for level in range(top, 0, -1) if self.injects(top, level)), default=0)
-
-    def injects(self, top: int, level: int) -> bool:
-        """Whether the step down from `level`, on a walk from `top`, has reference attention."""
-        nowhere = self.inject_blocks is not None and self.inject_blocks[0] == self.inject_blocks[1]
-        if self.reference == "none" or nowhere:
-            return False
-        return _in_window(self.inject_steps, top, level)
-
-    def guidance(self, scale: float, schedule: Schedule, level: int) -> float:
-        """The guidance scale of the step down from `level`, of an edit's own scale.
-
-        A scale of at most 1 turns guidance off at all levels, as in diffusers.
+        Args:
+            seed: for an edit that has none of its own.
         """
-        if scale <= 1:
-            return scale
-        if not _in_window(self.guidance_steps, self.start_level(schedule), level):
-            return 1.0
-        if not self.dynamic_guidance:
-            return scale
-        progress = (schedule.steps - level) / schedule.steps
-        return 1 + scale * (1 - math.cos(math.pi * progress**5)) / 2
-
-
-def _in_window(window: tuple[float, float], top: int, level: int) -> bool:
-    """Whether the step down from `level`, on a walk from `top`, is in a window of its steps."""
-    first, last = window
-    return first <= (top - level) / top < last
+        scale = edit.guidance_scale
+        return replace(
+            edit,
+            negative_prompt=edit.negative_prompt or self.negative_prompt,
+            guidance_scale=self.guidance_scale if scale is None else scale,
+            seed=seed if edit.seed is None else edit.seed,
+        )
 
 
 @dataclass(frozen=True)

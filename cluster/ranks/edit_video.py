@@ -1,181 +1,180 @@
-"""One inverted video edited: a few prompts walked down in lockstep, decoded, measured, written."""
+"""One inverted video edited: a few prompts denoised in lockstep, decoded, measured, written."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
-from cluster.ranks.editing import EditingProcess
+from cluster.ranks.editing import RankEditor
 from cluster.ranks.invert_video import invert_video, shared_index
-from cluster.ranks.requests import EditRequest, Inverted, Reconstructed, VideoRequest
-from pipeline.algorithm.reconstruction import Edit, Edited, reconstruct
+from pipeline.algorithm.reconstruction import Edited
 from pipeline.errors import ErrorCode, RowError
 from pipeline.model.vae import to_uint8
 from pipeline.quality import metrics
+from pipeline.records import (
+    EditResult,
+    EditSpec,
+    Forwards,
+    InversionResult,
+    Metrics,
+    Timings,
+    VideoSpec,
+)
 from pipeline.timing import Timer
 from pipeline.trajectories.index import TrajectoryDamaged
 from pipeline.trajectories.reader import OtherSliceDamaged, TrajectoryReader
+from pipeline.trajectories.trajectory import Trajectory
 
-WALKS = 3
-"""Tries to walk a trajectory, which is made again between two of them."""
+TRIES = 3
+"""Tries to read a trajectory, which is made again between two of them."""
 
 
-def edit_video(
-    process: EditingProcess,
-    request: VideoRequest,
-    inverted: Inverted,
-    requests: Sequence[EditRequest],
-    source_prompt: str | None = None,
-) -> list[Reconstructed]:
-    """Make edits of an inverted video, in lockstep.
+def edit_video(rank: RankEditor, video: VideoSpec, inversion: InversionResult) -> list[EditResult]:
+    """Make the edits of an inverted video, in lockstep.
 
     A trajectory that turns out to be damaged is inverted anew, and every edit says so. An edit that
     is not finite is a failed edit; the others beside it are not touched.
 
+    Args:
+        video: with the edits that are to be made.
+
+    Returns:
+        What the rank knows of each edit; the owner fills in the rest of the row.
+
     Raises:
         RowError: the source cannot be read any more, or storage damages every trajectory.
     """
-    timer = Timer(process.device)
+    settings = rank.settings.reconstruction
+    timer = Timer(rank.editor.device)
     with timer("read"):
-        source = process.together(lambda: process.read(request))[0].frames / 255
-    edits = [_edit(process, request, wanted, source_prompt) for wanted in requests]
-    before = asdict(process.model.forwards)
-    inverted, made = _walk_mended(process, request, inverted, edits, timer)
-    forwards = {
-        name: (count - before[name]) / len(edits)
-        for name, count in asdict(process.model.forwards).items()
-    }
-    shared = {part: seconds / len(edits) for part, seconds in timer.seconds.items()}
+        source = rank.together(lambda: rank.read(video)).frames / 255
+    edits = [settings.filled(edit, rank.seed(video, edit.edit_id)) for edit in video.edits]
+    before = asdict(rank.editor.model.forwards)
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            with timer("reconstruct"), _reader(rank, inversion.trajectory) as reader:
+                trajectory = Trajectory(reader, rank.schedule, inversion.frames, inversion.fps)
+                prompt = video.source_prompt or ""
+                edited = rank.editor.denoise(trajectory, edits, settings, prompt)
+            break
+        except TrajectoryDamaged as error:
+            found = _damage(rank, error)
+            if tries == TRIES:
+                raise RowError(
+                    ErrorCode.STORAGE,
+                    f"{video.video}: its trajectory was made again {tries - 1} times and is "
+                    f"damaged still: {found}. Check the storage of the output folder",
+                ) from error
+            inversion = invert_video(rank, video, damaged=found)
+            timer.add(asdict(inversion.timings))
+    after = asdict(rank.editor.model.forwards)
+    share = Forwards(**{name: (after[name] - before[name]) / len(edits) for name in after})
+    work = _Finish(rank, video, inversion, edited, source, share)
+    return work.all(edits, Timings(**timer.seconds).shared(len(edits)))
 
-    def finish(place: int) -> Reconstructed:
-        own = Timer(process.device, dict(shared))
-        wanted, edit, x = requests[place], edits[place], made.latents[place]
-        result = _finish(process, request, inverted, wanted, edit, x, source, own)
-        result.metrics["largest_residual"] = made.largest_residual
-        return replace(result, forwards=forwards, timings=own.seconds, damaged=inverted.damaged)
 
-    # Every rank holds the latents whole: each decodes and writes its own share of the edits.
-    rank, ranks = process.group.rank, process.group.ranks
-    shares = process.together(lambda: [finish(i) for i in range(rank, len(edits), ranks)])
-    every = process.group.gather_objects(shares)
-    return [every[place % ranks][place // ranks] for place in range(len(edits))]
-
-
-def edit_output(video_id: str, edit_id: str) -> str:
+def edit_output(video_id: str | None, edit_id: str | None) -> str:
     """Where an edit's file lies, relative to the output folder."""
     return f"edits/{video_id}/{edit_id}.mp4"
 
 
-def _edit(
-    process: EditingProcess, request: VideoRequest, wanted: EditRequest, source_prompt: str | None
-) -> Edit:
-    """A request with the job's settings filled in."""
-    settings = process.settings.reconstruction
-    scale = settings.guidance_scale if wanted.guidance_scale is None else wanted.guidance_scale
-    seed = process.seed(request, wanted.edit_id) if wanted.seed is None else wanted.seed
-    return Edit(
-        prompt=wanted.prompt,
-        negative_prompt=wanted.negative_prompt or settings.negative_prompt,
-        guidance_scale=scale,
-        seed=seed,
-        source_prompt=source_prompt or "",
-    )
-
-
-def _walk_mended(
-    process: EditingProcess,
-    request: VideoRequest,
-    inverted: Inverted,
-    edits: Sequence[Edit],
-    timer: Timer,
-) -> tuple[Inverted, Edited]:
-    """Walk a trajectory, and make it again where it is damaged; `Inverted` tells of the new one.
+def _reader(rank: RankEditor, key: str) -> TrajectoryReader:
+    """The stored trajectory, read by all ranks of the group together.
 
     Raises:
-        RowError: as `edit_video`.
+        TrajectoryDamaged: it is not committed up to the level that the edits need.
     """
-    walks = 0
-    while True:
-        walks += 1
-        try:
-            return inverted, _walk(process, inverted.key, edits, timer)
-        except TrajectoryDamaged as error:
-            found = _found(process, error)
-            if walks == WALKS:
-                raise RowError(
-                    ErrorCode.STORAGE,
-                    f"{request.video}: its trajectory was made again {walks - 1} times and is "
-                    f"damaged still: {found}. Check the storage of the output folder",
-                ) from error
-            inverted = invert_video(process, request, damaged=found)
-            timer.add(inverted.timings)
-
-
-def _found(process: EditingProcess, error: TrajectoryDamaged) -> str:
-    """What is damaged, in the words of a rank that saw it."""
-    seen = None if isinstance(error, OtherSliceDamaged) else str(error)
-    return next(said for said in process.group.gather_objects(seen) if said)
-
-
-def _walk(process: EditingProcess, key: str, edits: Sequence[Edit], timer: Timer) -> Edited:
-    folder = process.trajectory_folder(key)
-    index = shared_index(process, folder, key)
-    if index is None or index.highest < process.highest:
+    folder, group = rank.trajectory_folder(key), rank.group
+    index = shared_index(rank, key)
+    if index is None or index.highest < rank.highest:
         raise TrajectoryDamaged(f"{folder.uri}: no trajectory is committed up to the level needed")
-    process.know(["", *(p for e in edits for p in (e.prompt, e.negative_prompt, e.source_prompt))])
-    reader = TrajectoryReader(
+    return TrajectoryReader(
         folder,
         index,
-        rank=process.group.rank,
-        ranks=process.group.ranks,
-        gather=process.group.gather_values,
-        highest=process.highest,
+        rank=group.rank,
+        ranks=group.ranks,
+        gather=group.gather_values,
+        highest=rank.highest,
     )
-    with timer("reconstruct"), reader:
-        return reconstruct(
-            process.model,
-            lambda level: reader.entry(level).to(process.device),
-            edits,
-            process.schedule,
-            process.settings.reconstruction,
-            shape=index.shape,
+
+
+def _damage(rank: RankEditor, error: TrajectoryDamaged) -> str:
+    """What is damaged, as a rank that saw it reports it."""
+    seen = None if isinstance(error, OtherSliceDamaged) else str(error)
+    return next(report for report in rank.group.gather_objects(seen) if report)
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """What follows the last denoising step: every rank finishes its own share of the edits.
+
+    Args:
+        source: the clip's frames [F, H, W, 3], 0 to 1.
+        forwards: each edit's share.
+    """
+
+    rank: RankEditor
+    video: VideoSpec
+    inversion: InversionResult
+    edited: Edited
+    source: Tensor
+    forwards: Forwards
+
+    def all(self, edits: Sequence[EditSpec], timings: Timings) -> list[EditResult]:
+        """The results of all edits, on every rank: each holds the latents whole."""
+        rank, ranks = self.rank.group.rank, self.rank.group.ranks
+        own = range(rank, len(edits), ranks)
+        shares = self.rank.together(
+            lambda: [self.one(edits[i], self.edited.latents[i], timings) for i in own]
         )
+        every = self.rank.group.gather_objects(shares)
+        return [every[place % ranks][place // ranks] for place in range(len(edits))]
 
-
-def _finish(
-    process: EditingProcess,
-    request: VideoRequest,
-    inverted: Inverted,
-    wanted: EditRequest,
-    edit: Edit,
-    latents: Tensor,
-    source: Tensor,
-    timer: Timer,
-) -> Reconstructed:
-    """Decode, measure and write one edit."""
-    result = Reconstructed(wanted.edit_id, None, edit.guidance_scale, edit.seed)
-    with timer("decode"):
-        frames = process.codec.decode(latents, inverted.frames)
-    if not (torch.isfinite(latents).all() and torch.isfinite(frames).all()):
+    def one(self, edit: EditSpec, latents: Tensor, shared: Timings) -> EditResult:
+        """Decode, measure and write one edit."""
+        timer = Timer(self.rank.editor.device, asdict(shared))
+        with timer("decode"):
+            frames = self.rank.editor.decode(latents, self.inversion.frames)
+        result = EditResult(
+            edit_id=edit.edit_id,
+            guidance_scale=edit.guidance_scale,
+            seed=edit.seed,
+            forwards=self.forwards,
+            trajectory_damage=self.inversion.trajectory_damage,
+        )
+        if not (torch.isfinite(latents).all() and torch.isfinite(frames).all()):
+            return replace(
+                result,
+                timings=Timings(**timer.seconds),
+                metrics=Metrics(largest_residual=self.edited.largest_residual),
+                error_code=ErrorCode.NOT_FINITE,
+                error=f"edit {edit.edit_id!r}: values that are not finite; run the job with "
+                "precision: bf16 or fp32, or a lower guidance_scale",
+            )
+        output = edit_output(self.video.video_id, edit.edit_id)
+        with timer("write"):
+            self.rank.write_clip(output, to_uint8(frames), self.inversion.fps)
         return replace(
             result,
-            error_code=ErrorCode.NOT_FINITE,
-            error=f"edit {wanted.edit_id!r}: values that are not finite; run the job with "
-            "precision: bf16 or fp32, or a lower guidance_scale",
+            output=output,
+            metrics=self._measured(frames),
+            timings=Timings(**timer.seconds),
         )
-    clipped = metrics.clipped_fraction(frames)
-    frames = frames.clamp(0, 1)
-    output = edit_output(request.video_id, wanted.edit_id)
-    with timer("write"):
-        process.write_clip(output, to_uint8(frames), inverted.fps)
-    certificate: dict[str, float | None] = {
-        **inverted.certificate,
-        "clipped_fraction": clipped,
-        "flicker": metrics.flicker(frames),
-        "flicker_source": metrics.flicker(source),
-        "motion_agreement": metrics.motion_agreement(frames, source),
-    }
-    return replace(result, output=output, metrics=certificate)
+
+    def _measured(self, frames: Tensor) -> Metrics:
+        """The certificate of an edit's frames [F, H, W, 3], which may lie outside of [0, 1]."""
+        clipped = metrics.clipped_fraction(frames)
+        frames = frames.clamp(0, 1)
+        return replace(
+            self.inversion.metrics,
+            largest_residual=self.edited.largest_residual,
+            clipped_fraction=clipped,
+            flicker=metrics.flicker(frames),
+            flicker_source=metrics.flicker(self.source),
+            motion_agreement=metrics.motion_agreement(frames, self.source),
+        )

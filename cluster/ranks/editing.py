@@ -1,4 +1,4 @@
-"""A process that does the model work: a checkpoint on a device, and what a job says of it.
+"""The Editor in a rank process: composed with a job's settings and its output folder.
 
 Every rank of a group runs one. All ranks of a group are given the same requests in the same order;
 each holds the latents whole, computes its share of the tokens, and stores its own slice of the
@@ -11,28 +11,26 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from cluster.ranks.requests import VideoRequest
 from pipeline.algorithm.schedule import Schedule
-from pipeline.errors import ErrorCode, RowError
-from pipeline.media.decoding import Clip, FrameRule, read_clip
+from pipeline.editor import Editor
+from pipeline.errors import RowError
+from pipeline.media.decoding import Clip
 from pipeline.media.encoding import write_clip
-from pipeline.model.checkpoint import CheckpointInfo, load_transformer, load_vae, open_checkpoint
-from pipeline.model.scheduler import schedule_from_config, script_schedule
-from pipeline.model.sizes import clip_size
+from pipeline.model.checkpoint import CheckpointInfo, open_checkpoint
+from pipeline.model.group import OneRank, TokenGroup
 from pipeline.model.text_encoder import PromptStore
-from pipeline.model.transformer import OneRank, VelocityModel
-from pipeline.model.vae import Codec
-from pipeline.records import derived_seed
+from pipeline.plan import highest_stored
+from pipeline.records import VideoSpec, derived_seed
 from pipeline.settings import EditingSettings
-from pipeline.storage import Folder, local_copy
+from pipeline.storage import Folder
 from pipeline.trajectories.index import CHUNKS, TrajectoryDamaged
 
 T = TypeVar("T")
@@ -42,47 +40,57 @@ ALGORITHM = 1
 and so are the edits made from them."""
 
 
-def job_schedule(settings: EditingSettings, info: CheckpointInfo) -> Schedule:
-    """The levels that a job's inversions and reconstructions walk."""
-    make = script_schedule if settings.inversion.method == "script" else schedule_from_config
-    return make(info.scheduler, settings.inversion.steps)
-
-
 def prompt_store(settings: EditingSettings, info: CheckpointInfo) -> PromptStore:
     """Where a job keeps prompt embeddings; those of another checkpoint lie elsewhere."""
     return PromptStore(Folder(settings.output).child(f"prompts/{info.fingerprint}"))
 
 
 @dataclass
-class EditingProcess:
-    """One rank.
+class RankEditor:
+    """One rank of a job.
 
     Args:
         settings: the job's.
-        device: where the transformer and the VAE live.
-        group: the ranks that compute together.
+        editor: does the model work.
     """
 
     settings: EditingSettings
-    device: torch.device
-    group: Any = field(default_factory=OneRank)
+    editor: Editor
 
-    def __post_init__(self) -> None:
-        self.info = open_checkpoint(self.settings.checkpoint)
-        self.size = clip_size(self.settings.video, self.info)
-        self.schedule = job_schedule(self.settings, self.info)
-        self.output = Folder(self.settings.output)
-        self.prompts = prompt_store(self.settings, self.info)
-        dtype = self.info.dtype(self.settings.precision, self.device)
-        vae = load_vae(self.info, dtype, self.device)
-        self.codec = Codec(vae, self.info.latent_frames_multiple)
-        transformer = load_transformer(self.info, dtype, self.device)
-        self.model = VelocityModel(transformer, {}, group=self.group)
+    @classmethod
+    def load(
+        cls, settings: EditingSettings, device: torch.device, group: TokenGroup | None = None
+    ) -> RankEditor:
+        """Load the job's checkpoint onto a device, as one of the ranks that compute together."""
+        info = open_checkpoint(settings.checkpoint)
+        editor = Editor.from_pretrained(
+            settings.checkpoint,
+            torch_dtype=info.dtype(settings.precision, device),
+            device=device,
+            group=group or OneRank(),
+            text=prompt_store(settings, info),
+        )
+        editor.set_progress_bar_config(disable=True)
+        return cls(settings, editor)
+
+    @property
+    def group(self) -> TokenGroup:
+        return self.editor.model.group
+
+    @cached_property
+    def output(self) -> Folder:
+        return Folder(self.settings.output)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The levels that the job's inversions and reconstructions share."""
+        inversion = self.settings.inversion
+        return self.editor.schedule(inversion.steps, inversion.method)
 
     @cached_property
     def highest(self) -> int:
         """The highest level that the job's edits read; inversions stop there."""
-        return self.settings.reconstruction.highest_stored(self.schedule)
+        return highest_stored(self.settings.reconstruction, self.schedule)
 
     def together(self, work: Callable[[], T]) -> T:
         """Do something on every rank of the group; where it fails on one, it fails on all.
@@ -103,78 +111,52 @@ class EditingProcess:
                 raise one
         return cast(T, value)
 
-    def read(self, request: VideoRequest) -> tuple[Clip, str]:
-        """The clip of a video, and the hash of the file that it comes from.
+    def read(self, video: VideoSpec) -> Clip:
+        """The clip of a video.
 
         Raises:
             RowError: the file is not there, not a video, or too short.
         """
-        size, video = self.size, self.settings.video
-        with local_copy(request.video) as (file, content):
-            clip = read_clip(
-                file,
-                name=request.video,
-                height=size.height,
-                width=size.width,
-                frames=min(request.num_frames or size.frames, size.frames),
-                rule=FrameRule(self.info.temporal_compression, self.info.latent_frames_multiple),
-                start_frame=request.start_frame or 0,
-                fps=request.fps or video.fps,
-                fit=video.fit,
-            )
-        return clip, content
+        return self.editor.read(
+            video.video,
+            self.settings.video,
+            start_frame=video.start_frame or 0,
+            num_frames=video.num_frames,
+            fps=video.fps,
+        )
 
-    def trajectory_key(self, request: VideoRequest, clip: Clip, content: str) -> str:
+    def trajectory_key(self, video: VideoSpec, clip: Clip) -> str:
         """A hash of all that determines a trajectory, and of nothing else."""
-        inversion = self.settings.inversion
+        inversion, info = self.settings.inversion, self.editor.info
         # A source of varying rate can have the asked one on average, and other frames.
-        asked_fps = request.fps or self.settings.video.fps
+        asked_fps = video.fps or self.settings.video.fps
         parts: dict[str, Any] = {
             "algorithm": ALGORITHM,
-            "content": content,
-            "frames": [request.start_frame or 0, len(clip.frames), asked_fps, clip.fps],
-            "size": [self.size.height, self.size.width, self.settings.video.fit],
-            "checkpoint": self.info.fingerprint,
+            "content": clip.content,
+            "frames": [video.start_frame or 0, len(clip.frames), asked_fps, clip.fps],
+            "size": [*clip.frames.shape[1:3], self.settings.video.fit],
+            "checkpoint": info.fingerprint,
             "levels": [(at.timestep, round(at.alpha, 9)) for at in self.schedule.levels],
             "method": [inversion.method, inversion.iterations, inversion.posterior],
             "stored": [self.settings.trajectory.dtype, CHUNKS],
-            "precision": str(self.info.dtype(self.settings.precision, self.device)),
+            "precision": str(info.dtype(self.settings.precision, self.editor.device)),
         }
         if self.settings.trajectory.keep == "never":
             # Deleted when its video's edits are done: another row's would go with it.
-            parts["video_id"] = request.video_id
+            parts["video_id"] = video.video_id
         if inversion.posterior == "sample":
-            parts["seed"] = self.seed(request, "posterior")
+            parts["seed"] = self.seed(video, "posterior")
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def trajectory_folder(self, key: str) -> Folder:
         return self.output.child(f"trajectories/{key}")
 
-    def seed(self, request: VideoRequest, *use: str) -> int:
-        own = self.settings.seed if request.seed is None else request.seed
-        return derived_seed(own, request.video_id, *use)
-
-    def know(self, prompts: Iterable[str]) -> None:
-        """Give the model the embeddings of some prompts, and forget all others."""
-        known = self.model.prompts
-        wanted = dict.fromkeys(prompts)
-        self.model.prompts = {
-            prompt: known[prompt] if prompt in known else self._embedding(prompt)
-            for prompt in wanted
-        }
+    def seed(self, video: VideoSpec, *use: str | None) -> int:
+        own = self.settings.seed if video.seed is None else video.seed
+        return derived_seed(own, video.video_id, *use)
 
     def write_clip(self, name: str, frames: Tensor, fps: float) -> None:
         """Store frames, uint8 [F, H, W, 3], as an MP4 below the output folder."""
         buffer = io.BytesIO()
         write_clip(buffer, frames, fps=fps)
         self.output.write(name, buffer.getvalue())
-
-    def _embedding(self, prompt: str) -> Tensor:
-        try:
-            return self.prompts.read(prompt).to(self.device)
-        except FileNotFoundError:
-            raise RowError(
-                ErrorCode.STORAGE,
-                f"the embedding of the prompt {prompt!r} is not in {self.prompts.folder.uri}; "
-                "run the job again to encode it",
-            ) from None

@@ -3,7 +3,7 @@
 The owner starts the ranks with the environment variables that torchrun sets and a new file for
 torch's rendezvous, and talks to each over a socket pair in lines of JSON. Requests go to all
 ranks at once, since all of them compute every request together. A rank that dies closes its socket,
-a rank that hangs misses the deadline, and one that an error left unfit for work says so with its
+a rank that hangs misses the deadline, and one that needs a restart after an error says so with its
 answer; each time the owner kills the whole group, whose collectives can never complete again, and
 starts another one for the next request.
 
@@ -13,7 +13,6 @@ in each rank ends its process at once.
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import socket
@@ -23,17 +22,16 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO
+
+from cluster.ranks.messages import Answer, Request, Start, parse_answer, to_line
 
 CHANNEL = "RETAKE_CHANNEL"
 """The environment variable that tells a rank which file descriptor is its socket."""
 
-MEETING = "RETAKE_MEETING"
-"""The environment variable that names the file where the ranks find each other
-(`pipeline.parallel.MEETING`; importing that would bring torch into the owner)."""
-
-UNFIT = "unfit"
-"""The key in an answer which says that the rank cannot take another request."""
+RENDEZVOUS = "RETAKE_RENDEZVOUS"
+"""The environment variable that names the rendezvous file, where the ranks find each other
+(`pipeline.model.parallel.group.RENDEZVOUS`; importing that would bring torch into the owner)."""
 
 LOG_TAIL_BYTES = 2000
 AGREE_S = 30.0
@@ -66,7 +64,7 @@ class _Rank:
     log: IO[bytes]
     received: bytearray = field(default_factory=bytearray)
 
-    def said(self) -> str:
+    def last_log_lines(self) -> str:
         """The end of what the rank printed, for an error message."""
         self.log.seek(0, os.SEEK_END)
         self.log.seek(max(0, self.log.tell() - LOG_TAIL_BYTES))
@@ -77,7 +75,8 @@ class RankGroup:
     """Owns the processes of one group; not for use from several threads at once.
 
     Args:
-        command: the program of a rank, as for `subprocess`; it serves with `serve_requests`.
+        command: the program of a rank, as for `subprocess`; it ends in
+            `cluster.ranks.process.serve`.
         ranks: N.
         start: the first message to each rank; it answers once it is ready to work.
         start_deadline_s: seconds until all ranks must have answered it.
@@ -92,25 +91,25 @@ class RankGroup:
         self,
         command: Sequence[str],
         ranks: int,
-        start: Mapping[str, Any],
+        start: Start,
         *,
         start_deadline_s: float,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.command = list(command)
         self.ranks = ranks
-        self.start_message = dict(start)
+        self.start_message = start
         self.start_deadline_s = start_deadline_s
         self.environment = dict(environment or {})
         self.starts = 0
         self.failed_starts = 0
         self._ranks: list[_Rank] = []
 
-    def request(self, message: Mapping[str, Any], deadline_s: float) -> list[dict[str, Any]]:
+    def request(self, message: Request, deadline_s: float) -> list[Answer]:
         """Send a request to all ranks, started first where there are none; one answer each.
 
         Where one rank fails and the others do not answer, its error alone is the answer. Then, and
-        where a rank is unfit after its answer, the next request starts another group.
+        where a rank needs a restart after its answer, the next request starts another group.
 
         Raises:
             RankDied, DeadlinePassed: the group is gone; the next request starts another one.
@@ -118,7 +117,7 @@ class RankGroup:
         """
         if not self._ranks:
             self.start()
-        return self._exchange(message, deadline_s)
+        return self._exchange(to_line(message), deadline_s)
 
     def start(self) -> None:
         """Start the ranks and wait until all of them are ready. Raises as `request` does."""
@@ -127,11 +126,11 @@ class RankGroup:
         try:
             # The file has no name, so that none is left behind whoever dies when; ranks open it
             # through the descriptor that they inherit. Its name would have to outlive the start:
-            # NCCL meets there again when a pair of ranks first exchanges.
-            with tempfile.TemporaryFile() as meeting:
+            # NCCL opens it again when a pair of ranks first exchanges.
+            with tempfile.TemporaryFile() as rendezvous:
                 for rank in range(self.ranks):
-                    self._ranks.append(self._spawn(rank, meeting.fileno()))
-            self._exchange(self.start_message, self.start_deadline_s)
+                    self._ranks.append(self._spawn(rank, rendezvous.fileno()))
+            self._exchange(to_line(self.start_message), self.start_deadline_s)
         except BaseException:
             self.close()
             raise
@@ -154,7 +153,7 @@ class RankGroup:
             rank.log.close()
         self._ranks = []
 
-    def _spawn(self, rank: int, meeting: int) -> _Rank:
+    def _spawn(self, rank: int, rendezvous: int) -> _Rank:
         ours, theirs = socket.socketpair()
         log = tempfile.TemporaryFile()
         environment = {
@@ -164,7 +163,7 @@ class RankGroup:
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(self.ranks),
             "LOCAL_WORLD_SIZE": str(self.ranks),
-            MEETING: f"/proc/self/fd/{meeting}",
+            RENDEZVOUS: f"/proc/self/fd/{rendezvous}",
             "PYTHONUNBUFFERED": "1",
             CHANNEL: str(theirs.fileno()),
         }
@@ -175,23 +174,23 @@ class RankGroup:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno(), meeting],
+                pass_fds=[theirs.fileno(), rendezvous],
             )
         return _Rank(process, ours, log)
 
-    def _exchange(self, message: Mapping[str, Any], deadline_s: float) -> list[dict[str, Any]]:
+    def _exchange(self, line: bytes, deadline_s: float) -> list[Answer]:
         try:
-            answers = self._ask_all(json.dumps(message).encode() + b"\n", deadline_s)
+            answers = self._ask_all(line, deadline_s)
         except RankGroupFailed:
             self.close()
             raise
-        if any(UNFIT in answer for answer in answers):
+        if any(answer.needs_restart for answer in answers):
             self.close()
         return answers
 
-    def _ask_all(self, line: bytes, deadline_s: float) -> list[dict[str, Any]]:
+    def _ask_all(self, line: bytes, deadline_s: float) -> list[Answer]:
         until = time.monotonic() + deadline_s
-        answers: dict[int, dict[str, Any]] = {}
+        answers: dict[int, Answer] = {}
         with selectors.DefaultSelector() as selector:
             for number, rank in enumerate(self._ranks):
                 try:
@@ -201,7 +200,7 @@ class RankGroup:
                 selector.register(rank.channel, selectors.EVENT_READ, number)
             while len(answers) < len(self._ranks):
                 ready = selector.select(max(0.0, until - time.monotonic()))
-                failed = next((a for a in answers.values() if "error_code" in a), None)
+                failed = next((a for a in answers.values() if a.error_code), None)
                 if failed and not ready and time.monotonic() >= until:
                     self.close()  # the others wait in a collective for the one that failed
                     return [failed]
@@ -214,15 +213,15 @@ class RankGroup:
                     answer = self._receive(key.data)
                     if answer is None:
                         continue
-                    if "refusal" in answer:
-                        raise GroupCannotStart(answer["refusal"])
+                    if answer.refusal is not None:
+                        raise GroupCannotStart(answer.refusal)
                     answers[key.data] = answer
-                    if "error_code" in answer:
+                    if answer.error_code:
                         until = min(until, time.monotonic() + AGREE_S)
                     selector.unregister(key.fileobj)
         return [answers[number] for number in range(self.ranks)]
 
-    def _receive(self, number: int) -> dict[str, Any] | None:
+    def _receive(self, number: int) -> Answer | None:
         rank = self._ranks[number]
         try:
             data = rank.channel.recv(READ_BYTES)
@@ -233,17 +232,17 @@ class RankGroup:
         rank.received += data
         if not rank.received.endswith(b"\n"):
             return None
-        answer = json.loads(bytes(rank.received))
+        answer = parse_answer(bytes(rank.received))
         rank.received.clear()
-        return dict(answer)
+        return answer
 
     def _death(self, number: int) -> RankDied:
         rank = self._ranks[number]
         rank.process.kill()  # its socket is closed: whatever is left of it can answer nothing
         code = rank.process.wait()
         return RankDied(
-            f"rank {number} of {self.ranks} ended ({_ending(code)}); its last words: "
-            f"{rank.said() or 'none'}"
+            f"rank {number} of {self.ranks} ended ({_ending(code)}); its last log "
+            f"lines: {rank.last_log_lines() or 'none'}"
         )
 
 

@@ -1,10 +1,10 @@
 """The program of one rank: it loads what its stage needs and serves its owner's requests.
 
-    python -m cluster.rank_process        (started by `cluster.ranks.RankGroup`)
+    python -m cluster.ranks.process       (started by `cluster.ranks.owner.RankGroup`)
 
 The first message says which work the rank is for and with which settings; every further one is a
-request. A row that fails is answered with its error code, and the rank goes on, unless the failure
-left it unfit for more: then it says so, and its owner ends it.
+request. A row that fails is answered with its error code, and the rank goes on, unless it needs a
+restart after the failure: then its answer says so, and its owner ends it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,33 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cluster.ranks.owner import CHANNEL, UNFIT
+from cluster.ranks.messages import (
+    Answer,
+    EditVideo,
+    EncodePrompts,
+    InvertVideo,
+    Start,
+    parse_request,
+    to_line,
+)
+from cluster.ranks.owner import CHANNEL
 from pipeline.errors import ErrorCode, RowError
+from pipeline.records import from_dict
 
-Handler = Callable[[Mapping[str, Any]], Any]
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.model.group import TokenGroup
+    from pipeline.settings import EditingSettings
+
+Handler = Mapping[type, Callable[..., Any]]
+"""By the type of a request, what answers it: it takes the request's fields by name."""
 
 STORAGE_CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"}
 """Packages below fsspec whose errors are not all OSErrors."""
@@ -31,57 +49,58 @@ ACCELERATOR = ("CUDA", "cuDNN", "CUBLAS", "NCCL")
 """What stands in the text of an error of the accelerator that torch raises as a RuntimeError."""
 
 
-def main() -> None:
-    serve_requests(prepare)
-
-
-def prepare(start: Mapping[str, Any]) -> Handler:
+def prepare(start: Start) -> Handler:
     """Load what the work needs, and return what answers its requests."""
-    from pydantic import TypeAdapter
-
     from pipeline.settings import EditingSettings
 
-    settings = TypeAdapter(EditingSettings).validate_python(start["settings"])
-    if start["work"] == "prompts":
-        return _prompt_handler(settings, start["device"])
+    settings = from_dict(EditingSettings, start.settings)
+    if start.work == "prompts":
+        return _prompt_handler(settings, start.device)
     return _editing_handler(settings, start)
 
 
-def serve_requests(prepare: Callable[[Mapping[str, Any]], Handler]) -> None:
+def serve(prepare: Callable[[Start], Handler], read: Callable[[bytes], Any]) -> None:
     """Answer the owner's messages until it goes away.
 
     Args:
-        prepare: takes the first message and returns the handler of all others. A handler's result
-            goes back as `{"result": ...}`; a `RowError` as its code and message; every other
+        prepare: takes the first message and returns the handler of all others. What a handler
+            returns goes back as the result; a `RowError` as its code and message; every other
             exception as the code of its kind, with the place where it was raised.
+        read: a request from its line.
     """
     channel = socket.socket(fileno=int(os.environ[CHANNEL]))
     messages: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read_lines, args=(channel, messages), daemon=True).start()
     try:
-        handle = prepare(json.loads(messages.get()))
+        handle = prepare(Start(**json.loads(messages.get())))
     except Exception as error:
         traceback.print_exc()
-        _answer(channel, {"refusal": f"{type(error).__name__}: {error}"})
+        _answer(channel, Answer(refusal=f"{type(error).__name__}: {error}"))
         sys.exit(1)
-    _answer(channel, {"ready": os.getpid()})
+    _answer(channel, Answer(result=os.getpid()))
     while True:
-        _answer(channel, _handled(handle, json.loads(messages.get())))
+        request = read(messages.get())
+        try:
+            values = {field.name: getattr(request, field.name) for field in fields(request)}
+            answer = Answer(result=_plain(handle[type(request)](**values)))
+        except RowError as error:
+            answer = Answer(error_code=error.code, error=error.message)
+        except Exception as error:
+            traceback.print_exc()
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            answer = Answer(
+                error_code=_code(error),
+                error=f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})",
+                needs_restart=_needs_restart(error),
+            )
+        _answer(channel, answer)
 
 
-def _handled(handle: Handler, message: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        return {"result": handle(message)}
-    except RowError as error:
-        return {"error_code": error.code, "error": error.message}
-    except Exception as error:
-        traceback.print_exc()
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        answer = {
-            "error_code": _code(error),
-            "error": f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})",
-        }
-        return answer | ({UNFIT: True} if _leaves_unfit(error) else {})
+def _plain(result: Any) -> Any:
+    """Records as the values that JSON has."""
+    if isinstance(result, list):
+        return [_plain(item) for item in result]
+    return asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
 
 
 def _code(error: Exception) -> ErrorCode:
@@ -95,7 +114,7 @@ def _code(error: Exception) -> ErrorCode:
     return ErrorCode.INTERNAL
 
 
-def _leaves_unfit(error: Exception) -> bool:
+def _needs_restart(error: Exception) -> bool:
     """Whether this process cannot take another request.
 
     After most errors of an accelerator every further call to it fails. And a group's ranks, which
@@ -112,32 +131,20 @@ def _is_of_accelerator(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(name in str(error) for name in ACCELERATOR)
 
 
-def _editing_handler(settings: Any, start: Mapping[str, Any]) -> Handler:
+def _editing_handler(settings: EditingSettings, start: Start) -> Handler:
     import torch
 
     from cluster.ranks.edit_video import edit_video
-    from cluster.ranks.editing import EditingProcess
+    from cluster.ranks.editing import RankEditor
     from cluster.ranks.invert_video import invert_video
-    from cluster.ranks.requests import EditRequest, Inverted, VideoRequest
 
-    device = _device(start["device"])
-    process = EditingProcess(settings, device, _group(settings, start["degrees"], device))
+    device = _device(start.device)
+    rank = RankEditor.load(settings, device, _group(settings, start, device))
     torch.set_grad_enabled(False)
-
-    def handle(message: Mapping[str, Any]) -> Any:
-        request = VideoRequest(**message["video"])
-        if message["op"] == "invert":
-            return asdict(invert_video(process, request))
-        edits = [EditRequest(**edit) for edit in message["edits"]]
-        made = edit_video(
-            process, request, Inverted(**message["inverted"]), edits, message["source_prompt"]
-        )
-        return [asdict(edit) for edit in made]
-
-    return handle
+    return {InvertVideo: partial(invert_video, rank), EditVideo: partial(edit_video, rank)}
 
 
-def _prompt_handler(settings: Any, kind: str) -> Handler:
+def _prompt_handler(settings: EditingSettings, kind: str) -> Handler:
     from cluster.ranks.editing import prompt_store
     from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
     from pipeline.model.text_encoder import encode_prompt
@@ -147,31 +154,31 @@ def _prompt_handler(settings: Any, kind: str) -> Handler:
     store = prompt_store(settings, info)
     tokenizer, encoder = load_text_encoder(info, info.dtype(settings.precision, device), device)
 
-    def handle(message: Mapping[str, Any]) -> int:
-        missing = [prompt for prompt in message["prompts"] if not store.holds(prompt)]
+    def encode(prompts: Sequence[str]) -> int:
+        missing = [prompt for prompt in prompts if not store.holds(prompt)]
         for prompt in missing:
             store.write(prompt, encode_prompt(tokenizer, encoder, prompt, info.text_tokens))
         return len(missing)
 
-    return handle
+    return {EncodePrompts: encode}
 
 
-def _group(settings: Any, asked: Mapping[str, Any], device: Any) -> Any:
+def _group(settings: EditingSettings, start: Start, device: torch.device) -> TokenGroup:
     """Join this rank's group, `ulysses: auto` made a degree that the checkpoint allows."""
     from pipeline.model.checkpoint import open_checkpoint
     from pipeline.model.parallel.degrees import Degrees, choose_degrees
-    from pipeline.model.parallel.group import start
+    from pipeline.model.parallel.group import start as join
 
-    ring, cfg = asked["ring"], asked["cfg"]
-    if asked["ulysses"] == "auto":
+    if start.ulysses == "auto":
+        ranks = int(os.environ["WORLD_SIZE"])
         info = open_checkpoint(settings.checkpoint)
-        degrees = choose_degrees(info, gpus=int(os.environ["WORLD_SIZE"]), ring=ring, cfg=cfg)
+        degrees = choose_degrees(info, gpus=ranks, ring=start.ring, cfg=start.cfg)
     else:
-        degrees = Degrees(asked["ulysses"], ring, cfg)
-    return start(**asdict(degrees), device=device)
+        degrees = Degrees(start.ulysses, start.ring, start.cfg)
+    return join(**asdict(degrees), device=device)
 
 
-def _device(kind: str) -> Any:
+def _device(kind: str) -> torch.device:
     import torch
 
     if kind == "cpu":
@@ -198,9 +205,9 @@ def _read_lines(channel: socket.socket, messages: SimpleQueue[bytes]) -> None:
             messages.put(line)
 
 
-def _answer(channel: socket.socket, message: Mapping[str, Any]) -> None:
-    channel.sendall(json.dumps(message).encode() + b"\n")
+def _answer(channel: socket.socket, answer: Answer) -> None:
+    channel.sendall(to_line(answer))
 
 
 if __name__ == "__main__":
-    main()
+    serve(prepare, parse_request)

@@ -1,88 +1,114 @@
 """What a row holds on its way through the graph, and how a stage makes a block of them.
 
 A block is a `pyarrow.Table` of small values; frames, latents and trajectories go through storage.
-The manifest's other columns ride along untouched.
+The manifest's other columns, the passthrough columns, stay as they are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
 
+from cluster.ranks.messages import Answer
 from cluster.results.schema import SCHEMA
-
-Row = dict[str, Any]
-"""A row on its way: the columns of `WORK` as Python values."""
-
-WORK = pa.schema(
-    [
-        ("video_id", pa.string()),
-        ("video", pa.string()),
-        ("source_prompt", pa.string()),
-        ("start_frame", pa.int64()),
-        ("num_frames", pa.int64()),
-        ("fps", pa.float64()),
-        ("seed", pa.int64()),
-        (
-            "edits",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("edit_id", pa.string()),
-                        ("prompt", pa.string()),
-                        ("negative_prompt", pa.string()),
-                        ("guidance_scale", pa.float64()),
-                        ("seed", pa.int64()),
-                        ("fingerprint", pa.string()),
-                        ("error_code", pa.string()),
-                        ("error", pa.string()),
-                    ]
-                )
-            ),
-        ),
-        ("inverted", pa.string()),
-        ("owed_edits", pa.int32()),
-        ("error_code", pa.string()),
-        ("error", pa.string()),
-        ("attempts", pa.int32()),
-    ]
-)
-"""What a row holds between the stages. `inverted` is a `pipeline.requests.Inverted` in JSON, and
-`owed_edits` the number of the video's edits that are to be made, of which a unit has some."""
-
-RESERVED = frozenset(SCHEMA.names) | frozenset(WORK.names) - {
-    "video_id",
-    "video",
-    "source_prompt",
-    "start_frame",
-    "num_frames",
-    "fps",
-    "seed",
-    "edits",
-}
-"""Names that a manifest's other columns may not have, since the results have them."""
+from pipeline.errors import ErrorCode
+from pipeline.records import EditSpec, InversionResult, VideoSpec, arrow_schema, from_dict
 
 
-def travellers(table: pa.Table) -> list[str]:
+@dataclass(frozen=True)
+class EditWork(EditSpec):
+    """An edit on its way: pending, or refused by the row check.
+
+    Args:
+        prompt: None where a refused edit has none.
+        fingerprint: of everything that changes the edit; None for a refused one.
+        error_code, error: why it was refused; None for a pending one.
+    """
+
+    prompt: str | None = None  # type: ignore[assignment]
+    fingerprint: str | None = None
+    error_code: ErrorCode | None = None
+    error: str | None = None
+
+    @property
+    def pending(self) -> bool:
+        return not self.error_code
+
+    def spec(self) -> EditSpec:
+        """What a rank must know of it."""
+        return EditSpec(**{f.name: getattr(self, f.name) for f in fields(EditSpec)})
+
+
+@dataclass(frozen=True)
+class VideoWork(VideoSpec):
+    """A video on its way, with some or all of its edits.
+
+    Args:
+        video: None where a refused row has none.
+        inversion: what came of its inversion.
+        pending_edits: how many of the video's edits are pending; a unit of work has some of them.
+        error_code, error: why nothing of it can be made.
+        attempts: how often its group was asked.
+    """
+
+    video: str | None = None  # type: ignore[assignment]
+    edits: tuple[EditWork, ...] = ()
+    inversion: InversionResult | None = None
+    pending_edits: int = 0
+    error_code: ErrorCode | None = None
+    error: str | None = None
+    attempts: int = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether a group has something to do for it."""
+        return not self.error_code and any(edit.pending for edit in self.edits)
+
+    def failed(self, answer: Answer) -> VideoWork:
+        """The same with the error of an answer."""
+        return replace(self, error_code=answer.error_code, error=answer.error)
+
+    def spec(self) -> VideoSpec:
+        """What a rank must know of it: its pending edits and no others."""
+        values = {f.name: getattr(self, f.name) for f in fields(VideoSpec)}
+        return VideoSpec(**values | {"edits": tuple(e.spec() for e in self.edits if e.pending)})
+
+
+WORK = arrow_schema(VideoWork)
+RESERVED = frozenset(SCHEMA.names) | frozenset(WORK.names) - {f.name for f in fields(VideoSpec)}
+"""Names that a passthrough column may not have, since the results or the blocks have them."""
+
+
+def passthrough(table: pa.Table) -> list[str]:
     """The manifest's other columns."""
     return [name for name in table.column_names if name not in WORK.names]
 
 
+def work_of(table: pa.Table) -> list[VideoWork]:
+    """The rows of a block."""
+    return [from_dict(VideoWork, row) for row in table.select(WORK.names).to_pylist()]
+
+
 def rebuilt(
-    table: pa.Table, rows: Sequence[Row], origins: Sequence[int], schema: pa.Schema
+    table: pa.Table, records: Sequence[Any], origins: Sequence[int], schema: pa.Schema = WORK
 ) -> pa.Table:
-    """A block of new rows, each with the other columns of the row of `table` that it came from."""
-    out = pa.Table.from_pylist(list(rows), schema=schema)
-    others = table.select(travellers(table)).take(pa.array(origins, pa.int64()))
+    """A block of new records, each with the passthrough columns of the row that it came from.
+
+    Args:
+        origins: for each record, the row of `table`.
+    """
+    out = pa.Table.from_pylist([asdict(record) for record in records], schema=schema)
+    others = table.select(passthrough(table)).take(pa.array(origins, pa.int64()))
     for name in others.column_names:
         out = out.append_column(others.schema.field(name), others[name])
     return out
 
 
-def row_digest(row: Row) -> str:
+def row_digest(row: Mapping[str, Any]) -> str:
     """What tells two manifest rows apart."""
     return hashlib.sha256(json.dumps(row, sort_keys=True, default=repr).encode()).hexdigest()[:32]

@@ -10,9 +10,12 @@ import pyarrow as pa
 
 from cluster.job import Job
 from cluster.results.ledger import Keys, done_key
-from cluster.rows import check_row, default_id_of, default_video_id
-from cluster.stages.blocks import WORK, Row, rebuilt, row_digest
+from cluster.rows import EditFailure, check_row, default_id_of, default_video_id
+from cluster.stages.blocks import EditWork, VideoWork, rebuilt, row_digest
 from pipeline.errors import ErrorCode, RowError
+from pipeline.records import EditSpec, VideoSpec
+
+Row = Mapping[str, Any]
 
 
 class CheckRows:
@@ -21,7 +24,7 @@ class CheckRows:
     Runs as one actor, since it is what knows which ids were seen. It opens no file.
 
     Args:
-        done: the keys of edits that are not owed.
+        done: the keys of edits that are not pending.
         repeated: for each `video_id` that several rows have, the digest of the first of them.
     """
 
@@ -31,53 +34,34 @@ class CheckRows:
         self.seen: set[str] = set()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows, origins = [], []
+        videos, origins = [], []
         for origin, row in enumerate(table.to_pylist()):
             if work := self.work(row):
-                rows.append(work)
+                videos.append(work)
                 origins.append(origin)
-        return rebuilt(table, rows, origins, WORK)
+        return rebuilt(table, videos, origins)
 
-    def work(self, row: Row) -> Row | None:
+    def work(self, row: Row) -> VideoWork | None:
         """What is to be done for a manifest row; None where everything is done."""
-        checked = self._check(row)
-        return checked if checked["edits"] or checked["error_code"] else None
-
-    def _check(self, row: Row) -> Row:
-        blank = dict.fromkeys(WORK.names) | {"attempts": 0}
         try:
             checked = check_row(row, base=self.job.base)
-            video = checked.video
-            self._refuse_repeated(str(video.video_id), row)
+            self._refuse_repeated(str(checked.video.video_id), row)
         except RowError as error:
-            return {
-                **blank,
-                "video_id": _id_as_given(row),
-                "video": _as_text(row.get("video")),
-                "source_prompt": _as_text(row.get("source_prompt")),
-                "edits": _edits_as_given(row.get("edits")),
-                "error_code": error.code,
-                "error": error.message,
-            }
-        made = [
-            {
-                **asdict(edit),
-                "fingerprint": self.job.edit_fingerprint(self.job_fingerprint, video, edit),
-            }
-            for edit in video.edits
-        ]
-        owed = [
-            edit
-            for edit in made
-            if done_key(str(video.video_id), str(edit["edit_id"]), edit["fingerprint"])
-            not in self.done
-        ]
-        refused = [
-            {"edit_id": f.edit_id, "error_code": f.code, "error": f.message}
-            for f in checked.failures
-        ]
-        values = {name: getattr(video, name) for name in WORK.names if hasattr(video, name)}
-        return {**blank, **values, "edits": owed + refused}
+            return _refused(row, error)
+        video = checked.video
+        edits = [edit for edit in (self._pending(video, e) for e in video.edits) if edit]
+        edits += [_refused_edit(failure) for failure in checked.failures]
+        if not edits:
+            return None
+        values = {name: getattr(video, name) for name in asdict(video)}
+        return VideoWork(**values | {"edits": tuple(edits)})
+
+    def _pending(self, video: VideoSpec, edit: EditSpec) -> EditWork | None:
+        """An edit with its fingerprint; None where it is done."""
+        fingerprint = self.job.edit_fingerprint(self.job_fingerprint, video, edit)
+        if done_key(str(video.video_id), str(edit.edit_id), fingerprint) in self.done:
+            return None
+        return EditWork(**asdict(edit), fingerprint=fingerprint)
 
     def _refuse_repeated(self, video_id: str, row: Row) -> None:
         if video_id not in self.repeated:
@@ -92,6 +76,22 @@ class CheckRows:
         self.seen.add(video_id)
 
 
+def _refused(row: Row, error: RowError) -> VideoWork:
+    """A row that nothing can be made from; its results need names."""
+    return VideoWork(
+        video_id=_id_as_given(row),
+        video=_as_text(row.get("video")),
+        source_prompt=_as_text(row.get("source_prompt")),
+        edits=_edits_as_given(row.get("edits")),
+        error_code=error.code,
+        error=error.message,
+    )
+
+
+def _refused_edit(failure: EditFailure) -> EditWork:
+    return EditWork(edit_id=failure.edit_id, error_code=failure.code, error=failure.message)
+
+
 def _id_as_given(row: Row) -> str | None:
     """The id of a refused row, or the one that it would have had: its result row needs a name."""
     given, video = row.get("video_id"), row.get("video")
@@ -104,15 +104,15 @@ def _as_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else repr(value)
 
 
-def _edits_as_given(edits: Any) -> list[Row]:
+def _edits_as_given(edits: Any) -> tuple[EditWork, ...]:
     """The ids and prompts of a refused row's edits, so that each has its result row."""
     if not isinstance(edits, list):
-        return []
-    return [
-        {"edit_id": _edit_id_as_given(edit), "prompt": _as_text(edit.get("prompt"))}
+        return ()
+    return tuple(
+        EditWork(edit_id=_edit_id_as_given(edit), prompt=_as_text(edit.get("prompt")))
         for edit in edits
         if isinstance(edit, Mapping)
-    ]
+    )
 
 
 def _edit_id_as_given(edit: Mapping[str, Any]) -> str | None:

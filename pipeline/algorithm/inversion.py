@@ -16,14 +16,14 @@ so going up has to solve `x_t = x_s / cos(d) + tan(d) v(x_t, t)`, where v stands
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from pipeline.algorithm.schedule import Level, Schedule, ScriptSchedule, Velocity, move
-from pipeline.settings import Inversion
+from pipeline.algorithm.branches import Velocity
+from pipeline.algorithm.schedule import Level, Schedule, ScriptSchedule, move
 
 SINGULAR_COSINE = 1e-3
 """Below this cos(d) the implicit equation no longer determines x_t (one step up to alpha 0)."""
@@ -33,60 +33,65 @@ def invert(
     velocity: Velocity,
     latents: Tensor,
     schedule: Schedule,
-    inversion: Inversion = Inversion(),
     *,
+    method: str = "pec",
+    iterations: int = 3,
     highest: int | None = None,
-    on_level: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Invert a clean latent.
 
     Args:
-        velocity: the model with the empty prompt, `(x [F, C, H, W], timestep) -> v [F, C, H, W]`.
         latents: the clean latent [F, C, H, W].
-        schedule: the levels 0..T; `script_schedule(...)` for the method `script`.
-        highest: the level to stop at; T by default.
-        on_level: called with each level's index and latent, level 0 first, as soon as it is known.
+        highest: the level to stop at; T by default. The other arguments are as for `climb`.
 
     Returns:
         The trajectory [highest + 1, F, C, H, W], float32: entry 0 is the clean latent.
     """
-    return extend(
-        velocity, latents.float()[None], 0, schedule, inversion, highest=highest, on_level=on_level
-    )
+    top = latents.float()[None]
+    above = climb(velocity, top, 0, schedule, method=method, iterations=iterations, highest=highest)
+    return torch.stack([top[0], *above])
 
 
-def extend(
+def climb(
     velocity: Velocity,
     top: Tensor,
     level: int,
     schedule: Schedule,
-    inversion: Inversion = Inversion(),
     *,
+    method: str = "pec",
+    iterations: int = 3,
     highest: int | None = None,
-    on_level: Callable[[int, Tensor], None] | None = None,
-) -> Tensor:
-    """Carry a trajectory on to a higher level instead of starting over.
+) -> Iterator[Tensor]:
+    """The latents [F, C, H, W] above the highest one that is known, one after the other.
 
     Args:
-        top: the highest entries that are known, [1 or 2, F, C, H, W]. From two of them `pec`
-            starts with the velocities there, asked again since 16-bit latents do not hold them.
-        level: the level of the last entry of `top`. The other arguments are as for `invert`.
+        velocity: the model with the empty prompt, `(x [F, C, H, W], timestep) -> v [F, C, H, W]`.
+        top: the highest entries that are known, [1 or 2, F, C, H, W], float32. From two of them
+            `pec` starts with the velocities there, asked again since 16-bit latents do not hold
+            them.
+        level: the level of the last entry of `top`; 0 for a clean latent.
+        schedule: the levels 0..T; a `ScriptSchedule` for the method `script`.
+        method: `pec`, `ddim`, `fixed_point` or `script`.
+        iterations: of `fixed_point`.
+        highest: the level to stop at; T by default.
 
-    Returns:
-        `[top[-1], the entries above it ...]`, [highest - level + 1, F, C, H, W], float32.
+    Raises:
+        ValueError: `highest` lies below `level` or above T.
     """
     highest = schedule.steps if highest is None else highest
     if not level <= highest <= schedule.steps:
         raise ValueError(f"the highest level must lie in {level}..{schedule.steps}, got {highest}")
-    top = top.float()
-    entries = [top[-1]]
-    if on_level:
-        on_level(level, top[-1])
-    for x in _climb(velocity, top, schedule, inversion, level, highest):
-        entries.append(x)
-        if on_level:
-            on_level(level + len(entries) - 1, x)
-    return torch.stack(entries)
+    x = top[-1]
+    levels = schedule.levels[level : highest + 1]
+    if method == "pec":
+        return pec(velocity, x, levels, _velocities(velocity, top, schedule, level, highest))
+    if method == "fixed_point":
+        return fixed_point(velocity, x, levels, iterations)
+    if method == "ddim":
+        return ddim(velocity, x, levels)
+    if not isinstance(schedule, ScriptSchedule):
+        raise TypeError("the method 'script' takes a ScriptSchedule: make it with script_schedule")
+    return script(velocity, x, levels, schedule.climbs[level:highest], schedule.clip)
 
 
 def pec(
@@ -103,7 +108,7 @@ def pec(
             the first step is predicted with a `ddim` step.
     """
     past = list(known)
-    for s, t in _steps(levels):
+    for s, t in pairwise(levels):
         if past:
             predicted = _implicit(x, _extrapolate(past[-2:], t.angle), s, t)
         else:
@@ -119,7 +124,7 @@ def fixed_point(
     velocity: Velocity, x: Tensor, levels: Sequence[Level], iterations: int
 ) -> Iterator[Tensor]:
     """A `ddim` step, then iterations of the implicit equation (Pan et al., "AIDI", 2023)."""
-    for s, t in _steps(levels):
+    for s, t in pairwise(levels):
         guess = _same_noise(x, velocity(x, t.timestep), s, t)
         for _ in range(iterations):
             guess = _implicit(x, velocity(guess, t.timestep), s, t)
@@ -131,9 +136,9 @@ def ddim(velocity: Velocity, x: Tensor, levels: Sequence[Level]) -> Iterator[Ten
     """DDIM inversion (Song et al. 2021, section 4.3): the noise is the same at both levels.
 
     One evaluation a step, at (x_s, t). Its velocity is turned to noise with the alpha of t, the
-    level that the network was told.
+    level that the network is asked at.
     """
-    for s, t in _steps(levels):
+    for s, t in pairwise(levels):
         x = _same_noise(x, velocity(x, t.timestep), s, t)
         yield x
 
@@ -149,39 +154,20 @@ def script(
 
     Source: zai-org/CogVideo `inference/ddim_inversion.py` under diffusers' `DDIMInverseScheduler`.
     """
-    for (_, t), (source, target) in zip(_steps(levels), climbs, strict=True):
+    for (_, t), (source, target) in zip(pairwise(levels), climbs, strict=True):
         x = move(x, velocity(x, t.timestep), source, target, clip=clip)
         yield x
 
 
-def _climb(
-    velocity: Velocity,
-    top: Tensor,
-    schedule: Schedule,
-    inversion: Inversion,
-    level: int,
-    highest: int,
-) -> Iterator[Tensor]:
-    levels = schedule.levels[level : highest + 1]
-    if inversion.method == "pec":
-        known: list[tuple[float, Tensor]] = []
-        if level > 0 and highest > level:
-            for i, x in zip(range(level, -1, -1), reversed(top.unbind()), strict=False):
-                if i > 0:
-                    at = schedule.levels[i]
-                    known.insert(0, (at.angle, velocity(x, at.timestep)))
-        return pec(velocity, top[-1], levels, known)
-    if inversion.method == "fixed_point":
-        return fixed_point(velocity, top[-1], levels, inversion.iterations)
-    if inversion.method == "ddim":
-        return ddim(velocity, top[-1], levels)
-    if not isinstance(schedule, ScriptSchedule):
-        raise TypeError("the method 'script' walks a ScriptSchedule: make it with script_schedule")
-    return script(velocity, top[-1], levels, schedule.climbs[level:highest], schedule.clip)
-
-
-def _steps(levels: Sequence[Level]) -> Iterator[tuple[Level, Level]]:
-    return pairwise(levels)
+def _velocities(
+    velocity: Velocity, top: Tensor, schedule: Schedule, level: int, highest: int
+) -> list[tuple[float, Tensor]]:
+    """(angle, velocity) at the known entries above level 0, oldest first."""
+    if highest == level:
+        return []
+    first = level - len(top) + 1
+    above = [(schedule.levels[first + i], x) for i, x in enumerate(top) if first + i > 0]
+    return [(at.angle, velocity(x, at.timestep)) for at, x in above]
 
 
 def _same_noise(x: Tensor, v: Tensor, s: Level, t: Level) -> Tensor:

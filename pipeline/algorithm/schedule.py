@@ -3,7 +3,7 @@
 A level is a point of the forward process x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps. Level 0
 is the clean latent and level T the noise. Inversion climbs the levels and reconstruction descends
 the same ones, so they agree whatever the number of steps. The alphas are the forward scheduler's
-own, `snr_shift_scale` and zero terminal SNR included, so every CogVideoX checkpoint walks the
+own, `snr_shift_scale` and zero terminal SNR included, so every CogVideoX checkpoint meets the
 levels that it was trained on.
 
 With cos(phi) = sqrt(alpha), moving along a velocity prediction is a rotation by the difference of
@@ -14,13 +14,9 @@ here divides by sqrt(alpha), which is zero at the last level of these models.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
-
-Velocity = Callable[[Tensor, int], Tensor]
-"""A model as inversion sees it: (latents [F, C, H, W], timestep) -> velocity [F, C, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Level:
     """One noise level.
 
     Args:
-        timestep: what the transformer is told; -1 at level 0, where it is never asked.
+        timestep: the training timestep; -1 at level 0, where the transformer is never asked.
         alpha: the cumulative product of the forward process, in [0, 1].
     """
 
@@ -65,7 +61,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class ScriptSchedule(Schedule):
-    """The levels as the public script walks them, its slips included.
+    """The levels as the public script takes them, its slips included.
 
     zai-org/CogVideo `inference/ddim_inversion.py` inverts under diffusers' `DDIMInverseScheduler`,
     which knows nothing of `snr_shift_scale`, and both of its schedulers step by 1000 // T training

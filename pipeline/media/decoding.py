@@ -54,6 +54,7 @@ class Clip:
             them; None if it does not.
         source_height: stored pixel rows of the upright picture.
         source_width: stored pixel columns of the upright picture.
+        content: SHA-256 of the file's bytes, where it was taken.
     """
 
     frames: torch.Tensor
@@ -62,6 +63,7 @@ class Clip:
     source_frames: int | None
     source_height: int
     source_width: int
+    content: str | None = None
 
 
 def read_clip(

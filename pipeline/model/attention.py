@@ -4,10 +4,10 @@ This is the mutual self-attention of MasaCtrl (Cao et al., ICCV 2023) as the pub
 has it: in every chosen block the edit branch attends to `[own; reference]`, text tokens included,
 while the reference branch attends to itself.
 
-In each block the reference branches go ahead, and their keys and values are kept for the edit
-branches, of which `attends[i]` says which reference branch i sees. The exchange between ranks
-happens around `with_references` (`pipeline/model/parallel/group.py`), so it serves one process and
-many, and a reference travels between ranks once.
+In each block the reference branches go ahead. Their keys and values wait for the edit branches, of
+which branch i sees those of reference `reference_index[i]`. The exchange between ranks happens
+around `with_references` (`pipeline/model/parallel/group.py`), so it serves one process and many,
+and a reference travels between ranks once.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
-Kept = dict[int, list[tuple[Tensor, Tensor]]]
+References = dict[int, list[tuple[Tensor, Tensor]]]
 """The keys and values [1, heads, tokens, head_dim] of each of a block's reference branches, by the
 step in which attention meets this share of the tokens: a ring's steps, or 0 alone."""
 
-Exchange = Callable[[Tensor, Tensor, Tensor, Sequence[int], Kept | None], Tensor]
-"""(q, k, v [B, heads, tokens, head_dim], attends, kept) -> attention output of the same shape as q;
+Exchange = Callable[[Tensor, Tensor, Tensor, Sequence[int], References | None], Tensor]
+"""(q, k, v [B, heads, tokens, head_dim], reference_index, references) -> attention output like q;
 the last two as in `with_references`."""
 
 
@@ -35,19 +35,19 @@ class AttentionPlan:
     """What the processors of all blocks share for the length of one forward.
 
     Args:
-        attends: for each branch of the batch, the reference branch that it sees; empty where they
-            are references themselves, or see none.
+        reference_index: for each branch of the batch, the reference branch that it sees; empty
+            where they are references themselves, or see none.
         first_block, last_block: reference attention happens in blocks first <= i < last.
         exchange: attention over the tokens of all ranks.
-        kept: the keys and values of the reference branches that went through this block; None
-            where there are none.
+        references: the keys and values of the reference branches that went through this block;
+            None where there are none.
     """
 
-    attends: Sequence[int] = ()
+    reference_index: Sequence[int] = ()
     first_block: int = 0
     last_block: int = 1 << 30
     exchange: Exchange = field(default_factory=lambda: attend)
-    kept: Kept | None = None
+    references: References | None = None
 
 
 class ReferenceAttention:
@@ -80,38 +80,44 @@ class ReferenceAttention:
         if image_rotary_emb is not None:
             q, k = (_rotate_video(y, text_tokens, image_rotary_emb) for y in (q, k))
         injected = self.plan.first_block <= self.block < self.plan.last_block
-        kept = self.plan.kept if injected else None
-        out = self.plan.exchange(q, k, v, self.plan.attends, kept)
+        references = self.plan.references if injected else None
+        out = self.plan.exchange(q, k, v, self.plan.reference_index, references)
         out = attn.to_out[0](out.transpose(1, 2).flatten(2))
         text, video = out.split([text_tokens, out.shape[1] - text_tokens], dim=1)
         return video, text
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, attends: Sequence[int], kept: Kept | None) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, reference_index: Sequence[int], references: References | None
+) -> Tensor:
     """Attention in one process: the exchange of one rank. Arguments as for `with_references`."""
-    return F.scaled_dot_product_attention(q, *with_references(k, v, attends, kept))
+    return F.scaled_dot_product_attention(q, *with_references(k, v, reference_index, references))
 
 
 def with_references(
-    k: Tensor, v: Tensor, attends: Sequence[int], kept: Kept | None, step: int = 0
+    k: Tensor,
+    v: Tensor,
+    reference_index: Sequence[int],
+    references: References | None,
+    step: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Keys and values that each branch sees: `[own; its reference's]` along the tokens.
 
     Args:
         k, v: [B, heads, tokens, head_dim], of the branches themselves.
-        attends: for each branch, the index of the reference that it sees. Empty: every branch sees
-            itself alone, and is a reference of those to come; it joins `kept`.
-        kept: of the references so far; None where no branch sees one.
+        reference_index: for each branch, the index of the reference that it sees. Empty: every
+            branch sees itself alone, and is a reference of those to come; it joins `references`.
+        references: keys and values of the reference branches so far; None where no branch sees one.
         step: whose share of the tokens this is, in the order in which ring brings them.
     """
-    if kept is None:
+    if references is None:
         return k, v
-    references = kept.setdefault(step, [])
-    if not attends:
-        references.extend(zip(k.split(1), v.split(1), strict=True))
+    seen = references.setdefault(step, [])
+    if not reference_index:
+        seen.extend(zip(k.split(1), v.split(1), strict=True))
         return k, v
-    seen_k = torch.cat([references[i][0] for i in attends])
-    seen_v = torch.cat([references[i][1] for i in attends])
+    seen_k = torch.cat([seen[i][0] for i in reference_index])
+    seen_v = torch.cat([seen[i][1] for i in reference_index])
     return torch.cat([k, seen_k], dim=2), torch.cat([v, seen_v], dim=2)
 
 

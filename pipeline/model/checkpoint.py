@@ -33,6 +33,8 @@ CONFIGS = (
     "text_encoder/config.json",
 )
 SAMPLE_BYTES = 4096
+EMBEDDED = "pkg://jobs.demo/checkpoint"
+"""The tiny checkpoint that ships with this package."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +133,16 @@ def open_checkpoint(uri: str, *, cache: str | Path | None = None) -> CheckpointI
     """Read a checkpoint's configuration, fetching the folder first where it is not local.
 
     Args:
-        uri: a local folder, an fsspec URI of a folder (`s3://bucket/CogVideoX-5b`), the name of a
-            repository on the Hugging Face Hub (`zai-org/CogVideoX-5b`), or a folder that ships in
-            a Python package (`pkg://package/folder`).
+        uri: `embedded`, a local folder, an fsspec URI of a folder (`s3://bucket/CogVideoX-5b`), the
+            name of a repository on the Hugging Face Hub (`zai-org/CogVideoX-5b`), or a folder that
+            ships in a Python package (`pkg://package/folder`).
         cache: where folders from object storage are copied to; `~/.cache/retake` by default.
 
     Raises:
         UnsupportedCheckpoint: if there is no such folder, files are missing, or the model is not a
             CogVideoX text-to-video model.
     """
+    uri = EMBEDDED if uri == "embedded" else uri
     path = _local_folder(uri, Path(cache) if cache else Path.home() / ".cache" / "retake")
     missing = [name for name in CONFIGS if not (path / name).is_file()]
     if missing:

@@ -7,13 +7,14 @@ the text encoder never shares a GPU with the transformer and nothing large trave
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from pipeline.errors import ErrorCode, RowError
 from pipeline.storage import Folder
 
 
@@ -37,6 +38,27 @@ def encode_prompt(tokenizer: Any, encoder: Any, prompt: str, tokens: int) -> Ten
 
 
 @dataclass(frozen=True)
+class TextEncoder:
+    """T5 in this process; each prompt is encoded once.
+
+    Args:
+        tokenizer, encoder: as transformers opens them.
+        tokens: L, the tokens that every prompt is padded or cut to.
+    """
+
+    tokenizer: Any
+    encoder: Any
+    tokens: int
+    encoded: dict[str, Tensor] = field(default_factory=dict)
+
+    def embedding(self, prompt: str) -> Tensor:
+        """The embedding [L, D] of a prompt."""
+        if prompt not in self.encoded:
+            self.encoded[prompt] = encode_prompt(self.tokenizer, self.encoder, prompt, self.tokens)
+        return self.encoded[prompt]
+
+
+@dataclass(frozen=True)
 class PromptStore:
     """Embeddings by prompt, below a folder.
 
@@ -53,9 +75,20 @@ class PromptStore:
         data = save({"embedding": embedding.cpu().contiguous()}, metadata={"prompt": prompt})
         self.folder.write(_name(prompt), data)
 
-    def read(self, prompt: str) -> Tensor:
-        """The embedding [L, D]. Raises FileNotFoundError where the prompt was never encoded."""
-        return load(self.folder.read(_name(prompt)))["embedding"]
+    def embedding(self, prompt: str) -> Tensor:
+        """The embedding [L, D] of a prompt.
+
+        Raises:
+            RowError: the prompt was never encoded.
+        """
+        try:
+            return load(self.folder.read(_name(prompt)))["embedding"]
+        except FileNotFoundError:
+            raise RowError(
+                ErrorCode.STORAGE,
+                f"the embedding of the prompt {prompt!r} is not in {self.folder.uri}; "
+                "run the job again to encode it",
+            ) from None
 
 
 def _name(prompt: str) -> str:

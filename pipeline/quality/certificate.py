@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 
 from torch import Tensor
 
-from cluster.ranks.editing import EditingProcess
-from pipeline.media.decoding import Clip
+from pipeline.algorithm.branches import Velocity
+from pipeline.algorithm.schedule import Schedule
 from pipeline.quality import metrics
+from pipeline.records import Metrics
 from pipeline.settings import Inversion
-from pipeline.timing import Timer
 
 ROUND_TRIP, VAE_PSNR = "round_trip_db", "vae_psnr_db"
 
@@ -21,48 +22,48 @@ def missing(inversion: Inversion, known: Mapping[str, float]) -> tuple[str, ...]
     return tuple(name for name, wanted in asked.items() if wanted and name not in known)
 
 
-def certify(
-    process: EditingProcess,
-    clip: Clip,
-    clean: Tensor,
-    top: Tensor,
-    level: int,
-    known: Mapping[str, float],
-    timer: Timer,
-) -> dict[str, float]:
-    """The metrics of a trajectory, by name.
+def noise_metrics(top: Tensor, noise_level: float) -> dict[str, float]:
+    """The metrics of a trajectory's highest entry [F, C, H, W].
 
     Args:
-        clean, top: its lowest and its highest entry, [F, C, H, W].
-        level: of the highest entry; `noise_level` has it as a fraction of the levels, since only at
-            1 is the noise meant to be standard normal.
-        known: what holds of it still.
+        noise_level: its level as a fraction of the levels, since only at 1 is the noise meant to
+            be standard normal.
     """
     noise = metrics.noise_statistics(top)
-    found = {
-        **known,
-        "noise_level": level / process.schedule.steps,
+    return {
+        "noise_level": noise_level,
         "noise_mean": noise.mean,
         "noise_std": noise.std,
         "noise_kurtosis": noise.kurtosis,
     }
-    wanted = missing(process.settings.inversion, known)
-    if VAE_PSNR in wanted:
-        with timer("decode"):
-            decoded = process.codec.decode(clean, len(clip.frames)).clamp(0, 1)
-        found[VAE_PSNR] = metrics.psnr_db(clip.frames / 255, decoded)
-    if ROUND_TRIP in wanted:
-        with timer("round_trip"):
-            found[ROUND_TRIP] = _round_trip_db(process, clean, top, level)
-    return found
 
 
-def _round_trip_db(process: EditingProcess, clean: Tensor, x: Tensor, level: int) -> float:
-    """Signal to error, in dB, of the clean latent that walking down from `x` comes back to."""
-    process.know([""])
-    velocity = process.model.velocity("")
-    x = x.to(process.device)
+def vae_psnr_db(frames: Tensor, clean: Tensor, decode: Callable[[Tensor], Tensor]) -> float:
+    """What the VAE alone keeps of a clip, PSNR in dB.
+
+    Args:
+        frames: uint8 [F, H, W, 3].
+        clean: the clip's latent [F', C, h, w].
+        decode: latents to frames [F, H, W, 3], 0 to 1.
+    """
+    return metrics.psnr_db(frames / 255, decode(clean).clamp(0, 1))
+
+
+def round_trip_db(
+    velocity: Velocity, schedule: Schedule, clean: Tensor, x: Tensor, level: int
+) -> float:
+    """Signal to error, in dB, of the clean latent that the way down from `x` comes back to.
+
+    Args:
+        velocity: the model with the empty prompt.
+        clean, x: the trajectory's entries at level 0 and at `level`, [F, C, H, W].
+    """
     for at in range(level, 0, -1):
-        timestep = process.schedule.levels[at].timestep
-        x = process.schedule.descend(x, velocity(x, timestep), at)
+        x = schedule.descend(x, velocity(x, schedule.levels[at].timestep), at)
     return metrics.signal_to_error_db(clean.to(x.device), x)
+
+
+def as_metrics(known: Mapping[str, float]) -> Metrics:
+    """Numbers by name as a record; a name that this version does not know is left out."""
+    names = {field.name for field in fields(Metrics)}
+    return Metrics(**{name: value for name, value in known.items() if name in names})

@@ -70,7 +70,9 @@ class TrajectoryIndex:
         dtype: of the stored values: `fp16`, `bf16` or `fp32`.
         shards: the files; together they hold every chunk of the levels 0..highest.
         timesteps, alphas: of the levels 0..T of the schedule.
-        about: what a later stage needs to know (frames, frame rate, certificate of the inversion).
+        frames, fps: of the clip; 0 where an older version did not write them.
+        method: of the inversion.
+        about: the certificate of the inversion, by metric.
     """
 
     key: str
@@ -79,6 +81,9 @@ class TrajectoryIndex:
     shards: tuple[Shard, ...]
     timesteps: tuple[int, ...] = ()
     alphas: tuple[float, ...] = ()
+    frames: int = 0
+    fps: float = 0.0
+    method: str = "pec"
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -151,8 +156,11 @@ def commit(folder: Folder, index: TrajectoryIndex) -> None:
     folder.write(INDEX, index.to_json())
 
 
-def read_index(folder: Folder, key: str) -> TrajectoryIndex | None:
+def read_index(folder: Folder, key: str | None) -> TrajectoryIndex | None:
     """The committed index of a trajectory; None where nothing was committed.
+
+    Args:
+        key: of the trajectory that is meant; None takes any.
 
     Raises:
         TrajectoryDamaged: if there is an index that is altered, of another format, or of another
@@ -166,7 +174,7 @@ def read_index(folder: Folder, key: str) -> TrajectoryIndex | None:
         index = _parse(data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrajectoryDamaged(f"{folder.full_uri(INDEX)}: not a valid index: {error}") from error
-    if index.key != key:
+    if key is not None and index.key != key:
         raise TrajectoryDamaged(
             f"{folder.full_uri(INDEX)} is the index of trajectory {index.key}, not of {key}"
         )

@@ -30,7 +30,7 @@ READ_AHEAD = 6
 
 
 class OtherSliceDamaged(TrajectoryDamaged):
-    """Another rank's slice is damaged; that rank knows more."""
+    """Another rank's slice is damaged; that rank reports it."""
 
 
 class TrajectoryReader:
@@ -73,6 +73,17 @@ class TrajectoryReader:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[L + 1, F, C, H, W], as of a tensor of all entries."""
+        return (len(self), *self.index.shape)
+
+    def __len__(self) -> int:
+        return self.index.highest + 1
+
+    def __getitem__(self, level: int, /) -> Tensor:
+        return self.entry(level)
 
     def entry(self, level: int) -> Tensor:
         """The latent of a level, [F, C, H, W], float32. The last two entries stay at hand."""

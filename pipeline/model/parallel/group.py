@@ -3,8 +3,9 @@
 A group of ulysses * ring * cfg ranks predicts one velocity together. The tokens of a latent are
 split over ulysses * ring ranks after the patch embedding. In every attention layer xfuser's `USP`
 brings together what attention must see (Ulysses trades tokens for heads, ring passes keys and
-values round) and calls `_reference_attention`, which it knows as an attention backend. With cfg 2
-each half of the group computes half of the branches; the halves exchange finished velocities only.
+values round) and calls `_reference_attention`, registered as an attention backend. With cfg 2
+each cfg rank's part of the group computes half of the branches; the parts exchange finished
+velocities only.
 
 The same code runs on NCCL and on gloo. Importing xfuser takes seconds: that happens in `start`, for
 a group of several ranks, and nowhere else.
@@ -25,15 +26,15 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.model.attention import Exchange, Kept, attend, with_references
+from pipeline.model.attention import Exchange, References, attend, with_references
+from pipeline.model.group import OneRank, TokenGroup
 from pipeline.model.parallel.degrees import Degrees
 from pipeline.model.parallel.kernels import Kernel, pick_kernel, torch_kernels
-from pipeline.model.transformer import OneRank, TokenGroup
 
 BACKEND = "retake"
 """The key under which xfuser knows `_reference_attention`."""
 
-MEETING = "RETAKE_MEETING"
+RENDEZVOUS = "RETAKE_RENDEZVOUS"
 """The environment variable that names the file where a node's ranks find each other. A port that is
 free when the owner picks it may be taken by the time torch has been imported; a new file is not."""
 
@@ -44,7 +45,7 @@ def start(
     """Join the group of which this process is a rank; returns when all ranks have joined.
 
     Reads what torchrun sets: RANK, WORLD_SIZE, LOCAL_RANK, and MASTER_ADDR and MASTER_PORT where
-    `MEETING` names no file.
+    `RENDEZVOUS` names no file.
 
     Args:
         device: `cpu` exchanges over gloo, `cuda` over NCCL, on the GPU numbered LOCAL_RANK.
@@ -63,13 +64,13 @@ def start(
         device = torch.device("cuda", local)
     xfuser = import_xfuser(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    meeting = os.environ.get(MEETING)
+    rendezvous = os.environ.get(RENDEZVOUS)
     # With a CUDA build of torch xfuser would select a GPU here, for a group on the CPU too.
     with _torch_cuda_version(torch.version.cuda if device.type == "cuda" else None):
         xfuser.state.init_distributed_environment(
             ranks,
             rank,
-            f"file://{meeting}" if meeting else "env://",
+            f"file://{rendezvous}" if rendezvous else "env://",
             local_rank=local,
             backend=backend,
         )
@@ -84,7 +85,7 @@ def start(
 
 
 class RankGroup:
-    """A group of several ranks, as one of them sees it; what it does is told at `TokenGroup`.
+    """A group of several ranks, as one of them sees it; what it does is documented at `TokenGroup`.
 
     Tokens are dealt out evenly: of N tokens on R ranks the first N mod R ranks hold one more than
     the others, which are padded by one. So no rank holds padding alone, and attention drops the
@@ -96,7 +97,7 @@ class RankGroup:
         self._xfuser = xfuser
         world, tokens, cfg = xfuser.groups()
         self.rank, self.ranks = world.rank_in_group, world.world_size
-        self.half, self.halves = cfg.rank_in_group, cfg.world_size
+        self.cfg_rank, self.cfg_ranks = cfg.rank_in_group, cfg.world_size
         self._place = tokens.rank_in_group
         self._world, self._tokens, self._cfg = (x.device_group for x in (world, tokens, cfg))
         self._objects = world.cpu_group
@@ -131,9 +132,13 @@ class RankGroup:
         chunks = self._real_places(text_tokens, video_tokens)
 
         def attend_over_ranks(
-            q: Tensor, k: Tensor, v: Tensor, attends: Sequence[int], kept: Kept | None
+            q: Tensor,
+            k: Tensor,
+            v: Tensor,
+            reference_index: Sequence[int],
+            references: References | None,
         ) -> Tensor:
-            call = _Call(attends, kept, enumerate(chunks), self._kernel(q))
+            call = _Call(reference_index, references, enumerate(chunks), self._kernel(q))
             out: Tensor = self._xfuser.usp.USP(
                 q, k, v, backend=BACKEND, attention_kwargs={BACKEND: call}
             )
@@ -141,8 +146,8 @@ class RankGroup:
 
         return attend_over_ranks
 
-    def gather_halves(self, latents: Tensor, counts: Sequence[int]) -> Tensor:
-        """This half's [counts[half], ...] -> [sum(counts), ...], the first half's ahead."""
+    def gather_cfg(self, latents: Tensor, counts: Sequence[int]) -> Tensor:
+        """This cfg rank's [counts[cfg_rank], ...] -> [sum(counts), ...], the first's ahead."""
         return _gather_uneven(latents, counts, self._cfg)
 
     def gather_values(self, values: Tensor, counts: list[int]) -> Tensor:
@@ -224,16 +229,17 @@ def real_places(
 
 @dataclass
 class _Call:
-    """One attention layer's call, as the backend needs to know it.
+    """One attention layer's call, as the backend sees it.
 
     Args:
-        attends, kept: as for `with_references`. A reference's keys and values are kept as they come
-            out of the exchange: those of all tokens, as in one process, for this rank's heads.
+        reference_index, references: as for `with_references`. A reference's keys and values are
+            stored as they come out of the exchange: those of all tokens, as in one process, for
+            this rank's heads.
         chunks: each ring step, and the places of real tokens in its keys.
     """
 
-    attends: Sequence[int]
-    kept: Kept | None
+    reference_index: Sequence[int]
+    references: References | None
     chunks: Iterator[tuple[int, Tensor | None]]
     kernel: Kernel
 
@@ -255,7 +261,7 @@ def _reference_attention(
     step, places = next(call.chunks)
     if places is not None:
         key, value = key[:, :, places], value[:, :, places]
-    keys, values = with_references(key, value, call.attends, call.kept, step)
+    keys, values = with_references(key, value, call.reference_index, call.references, step)
     return call.kernel(query, keys, values)
 
 
@@ -295,7 +301,7 @@ class Xfuser:
             function = self.backends.ATTENTION_FUNCTION_REGISTRY[key]
             return lambda q, k, v: function(q, k, v, dropout_p=0.0, is_causal=False)
 
-        # FlashAttention 4 tells no logsumexp here, and xfuser refuses it under ring.
+        # FlashAttention 4 returns no logsumexp here, and xfuser refuses it under ring.
         return {name: kernel(name) for name in ("FLASH_3",) + ("FLASH_4",) * (not ring)}
 
 
@@ -316,7 +322,7 @@ def import_xfuser(device: torch.device) -> Xfuser:
     # Ring is torch's, which by default gathers the keys and values of all ranks on each of them at
     # once. Passed from rank to rank they take two ranks' room, and travel while the kernel runs.
     set_rotate_method("alltoall")
-    # All of its loggers share one handler, which would tell stdout of every group.
+    # All of its loggers share one handler, which would write to stdout for every group.
     logging.getLogger("xfuser").handlers[0].setLevel(logging.WARNING)
     if device.type == "cpu":
         import yunchang.globals

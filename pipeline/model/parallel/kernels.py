@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 Kernel = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """(q, k, v [B, heads, tokens, head_dim]) -> attention output like q, and the logsumexp of its
-scores [B, heads, tokens], float32; None from a kernel that does not tell it."""
+scores [B, heads, tokens], float32; None from a kernel that does not return it."""
 
 TOLERANCE = 2e-2
 """Largest error of a trial: above 16-bit rounding, far below a logsumexp in base 2 or misplaced."""
@@ -30,7 +30,7 @@ def pick_kernel(kernels: Mapping[str, Kernel], like: Tensor, *, logsumexp: bool)
     Args:
         kernels: by name, the preferred ones first.
         like: [B, heads, tokens, head_dim].
-        logsumexp: whether it must be told too.
+        logsumexp: whether it must be returned too.
 
     Raises:
         RuntimeError: says why each of them was passed over.

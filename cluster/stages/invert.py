@@ -1,0 +1,95 @@
+"""The stages before the fan-out: prompts encoded, videos inverted; and the fan-out itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from cluster.job import Job
+from cluster.ranks.messages import EncodePrompts as EncodeRequest
+from cluster.ranks.messages import InvertVideo
+from cluster.stages.blocks import VideoWork, rebuilt, work_of
+from cluster.stages.group import GroupStage
+from pipeline.records import InversionResult, from_dict
+
+
+class EncodePrompts(GroupStage):
+    """Has every distinct prompt of a block encoded, where storage does not hold it yet."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__("prompts", *args)
+        self.encoded: set[str] = set()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        videos = work_of(table)
+        wanted = {"", self.job.editing.reconstruction.negative_prompt}
+        for video in videos:
+            wanted.update(text for text in (video.source_prompt,) if text)
+            for edit in video.edits:
+                wanted.update(text for text in (edit.prompt, edit.negative_prompt) if text)
+        prompts = sorted(wanted - self.encoded)
+        if prompts:
+            answer, _ = self.ask(EncodeRequest(prompts))
+            if answer.error_code:
+                videos = [v if v.error_code else v.failed(answer) for v in videos]
+            else:
+                self.encoded.update(prompts)
+        return rebuilt(table, videos, range(len(videos)))
+
+
+class InvertVideos(GroupStage):
+    """Inverts each row's video once, or finds its trajectory stored."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__("edits", *args)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        videos = work_of(table)
+        for place, video in enumerate(videos):
+            if not video.pending:
+                continue
+            answer, tries = self.ask(InvertVideo(replace(video.spec(), edits=())))
+            video = replace(video, attempts=tries)
+            if answer.error_code:
+                videos[place] = video.failed(answer)
+            else:
+                self.report.inverted(1)
+                inversion = from_dict(InversionResult, answer.result)
+                videos[place] = replace(video, inversion=inversion)
+        return rebuilt(table, videos, range(len(videos)))
+
+
+class FanOut:
+    """One row for each unit of work: a video with at most K of its edits.
+
+    A failed row, and the edits that were refused one by one, go on as units of their own. Where
+    trajectories are not kept, a video stays one unit: whoever made its last edit deletes it. Every
+    unit has the number of its video's pending edits, of which each bears its share of the
+    inversion.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.whole = job.editing.trajectory.keep == "never"
+        self.edits_at_once = job.editing.reconstruction.edits_at_once
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        units: list[VideoWork] = []
+        origins: list[int] = []
+        for origin, video in enumerate(work_of(table)):
+            made = self._units(video)
+            units.extend(made)
+            origins.extend([origin] * len(made))
+        return rebuilt(table, units, origins)
+
+    def _units(self, video: VideoWork) -> list[VideoWork]:
+        pending = [edit for edit in video.edits if edit.pending]
+        if video.error_code:
+            return [replace(video, pending_edits=len(pending))]
+        refused = [edit for edit in video.edits if not edit.pending]
+        step = max(1, len(pending)) if self.whole else self.edits_at_once
+        parts = [refused, *(pending[i : i + step] for i in range(0, len(pending), step))]
+        return [
+            replace(video, edits=tuple(part), pending_edits=len(pending)) for part in parts if part
+        ]
