@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,24 +120,27 @@ def aliases() -> dict[str, ast.expr]:
 
 
 def fields_of(declaration: ast.ClassDef) -> list[Field]:
-    """The fields of a class with their texts.
+    """The fields of a class with their texts, those that it inherits behind its own.
 
     Raises:
         NoSuchTable: a field that a user can set has no text.
     """
     texts = argument_texts(ast.get_docstring(declaration) or "")
-    known = aliases()
+    classes, known = declared(), aliases()
     fields = []
     for node in declaration.body:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
         name = node.target.id
+        if name.startswith("_"):
+            continue
         section = _called(node.value) in PREFIXES and _called(node.value) not in RECORDS
         if name not in texts and not section:
             raise NoSuchTable(f"{declaration.name}.{name}: `Args:` says nothing of it")
         kind = kind_in_words(node.annotation, known)
         fields.append(Field(name, kind, default_of(node.value), texts.get(name, ""), section))
-    return fields
+    bases = [classes[base] for base in map(ast.unparse, declaration.bases) if base in classes]
+    return fields + [field for base in bases for field in fields_of(base)]
 
 
 def argument_texts(docstring: str) -> dict[str, str]:
@@ -223,4 +225,4 @@ def _is_none(node: ast.expr) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

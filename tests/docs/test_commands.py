@@ -90,9 +90,9 @@ def test_every_command_and_option_of_retake_that_a_page_names_is_there(page: Pat
         name, rest = found.groups()
         help_ = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
         assert help_.exit_code == 0, f"there is no `retake {name}`"
-        said = re.sub(r"\x1b\[[0-9;]*m", "", help_.output)
+        printed = re.sub(r"\x1b\[[0-9;]*m", "", help_.output)
         for option in re.findall(r"(?<=\s)--[a-z-]+", rest):
-            assert option in said, f"`retake {name}` has no {option}"
+            assert option in printed, f"`retake {name}` has no {option}"
 
 
 def test_tables_are_written_by_their_command() -> None:
@@ -128,13 +128,13 @@ def test_the_readmes_own_dataset_is_edited(tmp_path: Path, monkeypatch: pytest.M
     ]
     ours = not ray.is_initialized()
     try:
-        said = ""
+        printed = ""
         for command in [c for c in commands(block) if not c.startswith("cat")] + more:
-            said += shell(f"{command} {changes}" if " job.yaml" in command else command)
+            printed += shell(f"{command} {changes}" if " job.yaml" in command else command)
     finally:
         if ours:
             ray.shutdown()
-    assert "manifest.parquet: 3 videos, 6 edits" in said
+    assert "manifest.parquet: 3 videos, 6 edits" in printed
     assert len(list((tmp_path / "out/edits").rglob("*.mp4"))) == 6
     assert (tmp_path / "out/report/index.html").exists()
 

@@ -31,7 +31,7 @@ def test_a_checkout_is_counted(tmp_path: Path) -> None:
     (tmp_path / "jobs/c.py").write_text("def long():\n" + "    pass\n" * 40)
     assert counts(tmp_path) == {
         "modules by folder": "jobs 1, pipeline 1",
-        "lines of a module, median": "28",
+        "lines of a module, median": "27.5",
         "lines of a module, longest": "41 (jobs/c.py)",
         "declarations of an edit's fields": "3 (pipeline/a.py: Edit, pipeline/a.py: line 4, "
         "pipeline/a.py: line 5)",

@@ -1,6 +1,6 @@
-"""For the reference of the API: `height, width: in pixels` in `Args:` is one entry for each name.
+"""For the reference of the API: our docstrings as the parser of mkdocstrings knows them.
 
-The parser of Google-style docstrings, which mkdocstrings uses, knows no such groups.
+It knows no groups: `height, width: in pixels` becomes an entry for each name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import griffe
 
 
-class GroupedArguments(griffe.Extension):
+class OurDocstrings(griffe.Extension):
     """Loaded by `mkdocs.yml`."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
