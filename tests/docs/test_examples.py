@@ -1,0 +1,45 @@
+"""The job files in `jobs/examples` are jobs, and the laptop's runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.spec import load_job
+from tests.docs.pages import ROOT
+
+EXAMPLES = sorted((ROOT / "jobs/examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_a_job(path: Path) -> None:
+    load_job(str(path))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_says_how_to_run_it(path: Path) -> None:
+    assert f"retake run jobs/examples/{path.name}" in path.read_text()
+
+
+@pytest.mark.ray
+def test_the_laptops_example_runs_on_the_demos_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cluster import quiet  # noqa: F401
+    import ray  # isort: skip
+
+    from jobs.cli import EXIT_DONE, execute
+    from jobs.demo.job import write_demo
+
+    monkeypatch.chdir(tmp_path)
+    write_demo(tmp_path / "demo")
+    small = ("inversion.steps=2", "video.height=32", "video.width=32", "video.frames=5")
+    job = str(ROOT / "jobs/examples/laptop.yaml")
+    ours = not ray.is_initialized()
+    try:
+        assert execute(lambda: load_job(job, small)) == EXIT_DONE
+    finally:
+        if ours:
+            ray.shutdown()
+    assert len(list((tmp_path / "laptop-out/edits").rglob("*.mp4"))) == 6
