@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.model.transformer import Branch
+from pipeline.algorithm.branches import Branch
 
 
 class GaussianMixture:
@@ -63,7 +63,6 @@ class MixtureModel:
     """A mixture in the place of a transformer; prompts and references change nothing."""
 
     device = torch.device("cpu")
-    blocks: tuple[int, int] | None = None
 
     def __init__(self, mixture: GaussianMixture) -> None:
         self.mixture = mixture
@@ -74,6 +73,7 @@ class MixtureModel:
         timestep: int,
         reference: Tensor | None = None,
         *,
+        blocks: tuple[int, int] | None = None,
         share: bool = True,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         velocities = [self.mixture.velocity(b.latents, timestep) for b in branches]

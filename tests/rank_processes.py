@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
+from pipeline.model.group import TokenGroup
 from pipeline.model.parallel.degrees import Degrees
-from pipeline.model.transformer import TokenGroup
 
 Groups = Sequence[tuple[Sequence[int], Degrees]]
 """(which of the processes form a group, its degrees). Groups without a common process run at the
@@ -47,7 +47,7 @@ def run_groups(groups: Groups, folder: Path, work: Work, alone: Callable[[], Non
 
 
 def _join(process: int, groups: Groups, folder: Path, work: Work) -> None:
-    from pipeline.model.parallel.group import MEETING, start
+    from pipeline.model.parallel.group import RENDEZVOUS, start
 
     # As with a CUDA build of torch on a machine without a GPU.
     torch.version.cuda = "12.8"
@@ -56,7 +56,7 @@ def _join(process: int, groups: Groups, folder: Path, work: Work) -> None:
             continue
         rank = str(members.index(process))
         os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=str(len(members)))
-        os.environ[MEETING] = str(folder / f"meeting-{number}")
+        os.environ[RENDEZVOUS] = str(folder / f"rendezvous-{number}")
         group = start(degrees.ulysses, degrees.ring, degrees.cfg)
         work(group, degrees)
         group.stop()

@@ -19,13 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.algorithm.inversion import invert
-from pipeline.algorithm.reconstruction import Edit, reconstruct
 from pipeline.algorithm.schedule import ScriptSchedule, Velocity
 from pipeline.model.checkpoint import load_text_encoder, load_transformer, open_checkpoint
 from pipeline.model.scheduler import script_schedule
 from pipeline.model.text_encoder import encode_prompt
-from pipeline.model.transformer import VelocityModel
-from pipeline.settings import Inversion, Reconstruction
+from pipeline.settings import Reconstruction
+from tests.named_prompts import Edit, NamedModel, edit_with
 
 PROMPT_TOKENS = 226
 """The script leaves diffusers' default, whatever the checkpoint's own `max_text_seq_length` is. One
@@ -39,14 +38,14 @@ class Case:
 
     edit: Edit
     schedule: ScriptSchedule
-    model: VelocityModel
+    model: NamedModel
     expected: dict[str, Tensor]
     trajectory: Tensor
 
     def walk(self, reference: Any) -> Tensor:
         """The latents [T, F, C, H, W] after each step of the reconstruction."""
         steps: list[Tensor] = []
-        reconstruct(
+        edit_with(
             self.model,
             lambda level: self.trajectory[level],
             [self.edit],
@@ -78,7 +77,7 @@ def cases(golden_case: Path) -> list[Case]:
     made = []
     for i in range(batch):
         prompt, negative = (_of(case.get(k, ""), i) for k in ("prompt", "negative_prompt"))
-        model = VelocityModel(
+        model = NamedModel(
             transformer,
             {
                 text: encode_prompt(tokenizer, encoder, text, tokens)
@@ -90,7 +89,7 @@ def cases(golden_case: Path) -> list[Case]:
             _inversion_velocity(model, inversion_prompt, scale),
             tensors["latents"][i],
             schedule,
-            Inversion(method="script"),
+            method="script",
         )
         expected = {
             name: value[:, i] if value.dim() == 6 else value[i] for name, value in tensors.items()
@@ -122,7 +121,7 @@ def assert_close(ours: Tensor, theirs: Tensor) -> None:
     assert error < TOLERANCE, f"largest error is {error:.1e} of the largest value"
 
 
-def _inversion_velocity(model: VelocityModel, prompt: str, scale: float) -> Velocity:
+def _inversion_velocity(model: NamedModel, prompt: str, scale: float) -> Velocity:
     """The script guides its inversion as well, which with the empty prompt changes nothing."""
     positive = model.velocity(prompt)
     if not prompt or scale <= 1:

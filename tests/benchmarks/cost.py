@@ -30,11 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.algorithm.branches import Branch
 from pipeline.algorithm.inversion import invert
-from pipeline.algorithm.reconstruction import Edit, reconstruct
 from pipeline.model.scheduler import schedule_from_config, script_schedule
-from pipeline.model.transformer import Branch, Forwards, VelocityModel
-from pipeline.settings import Inversion, Reconstruction
+from pipeline.model.transformer import ForwardCounter, VelocityModel
+from pipeline.settings import Reconstruction
+from tests.named_prompts import Edit, edit_with
 from tests.small_models import make_transformer, scheduler
 
 STEPS = 10
@@ -114,8 +115,8 @@ def script_plan(model: VelocityModel, clean: Tensor, edit: Edit, steps: int = ST
         negative, positive = model.predict([Branch(x, "")] * 2, timestep)[0]
         return negative + 6.0 * (positive - negative)
 
-    trajectory = invert(guided, clean, schedule, Inversion(method="script"))
-    reconstruct(model, lambda level: trajectory[level], [edit], schedule, SCRIPT)
+    trajectory = invert(guided, clean, schedule, method="script")
+    edit_with(model, lambda level: trajectory[level], [edit], schedule, SCRIPT)
 
 
 def our_plan(model: VelocityModel, clean: Tensor, settings: Reconstruction) -> None:
@@ -123,12 +124,12 @@ def our_plan(model: VelocityModel, clean: Tensor, settings: Reconstruction) -> N
     schedule = schedule_from_config(scheduler(), STEPS)
     highest = settings.highest_stored(schedule)
     trajectory = invert(model.velocity(), clean, schedule, highest=highest)
-    reconstruct(model, lambda level: trajectory[level], EDITS, schedule, settings)
+    edit_with(model, lambda level: trajectory[level], EDITS, schedule, settings)
 
 
 def measure(model: TimedModel, run: Callable[[], None]) -> Measured:
     model.calls.clear()
-    model.forwards = Forwards()
+    model.forwards = ForwardCounter()
     start = time.perf_counter()
     run()
     wall = time.perf_counter() - start

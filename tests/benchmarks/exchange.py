@@ -25,9 +25,11 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as collectives
 
+from pipeline.algorithm.branches import Branch
+from pipeline.model.group import TokenGroup
 from pipeline.model.parallel.degrees import Degrees
 from pipeline.model.parallel.group import split_evenly
-from pipeline.model.transformer import Branch, TokenGroup, VelocityModel
+from tests.named_prompts import NamedModel
 from tests.rank_processes import run_groups
 from tests.small_models import FAMILIES, make_transformer
 
@@ -188,7 +190,7 @@ def _measure(group: TokenGroup, degrees: Degrees, folder: str) -> None:
             sample_width=small.columns,
         )
         prompts = {prompt: torch.zeros(small.text_tokens, 32) for prompt in ("", "a", "worse")}
-        model = VelocityModel(transformer, prompts, group=group)
+        model = NamedModel(transformer, prompts, group=group)
         x = torch.zeros(small.latent_frames, LATENT_CHANNELS, small.rows, small.columns)
         with _counting() as counts[family]:
             model.predict([Branch(x, "worse", ""), Branch(x, "a", "")], 500, x)

@@ -17,15 +17,14 @@ from datetime import date
 import torch
 
 from pipeline.algorithm.inversion import invert
-from pipeline.algorithm.reconstruction import Edit, reconstruct
 from pipeline.model.scheduler import schedule_from_config
-from pipeline.model.transformer import VelocityModel
 from pipeline.quality.metrics import signal_to_error_db
 from pipeline.settings import Inversion, Reconstruction
 from pipeline.storage import Folder
 from pipeline.trajectories.index import TrajectoryIndex, commit
 from pipeline.trajectories.reader import TrajectoryReader
 from pipeline.trajectories.writer import Dtype, ShardWriter
+from tests.named_prompts import Edit, NamedModel, edit_with
 from tests.small_models import SCHEDULER, make_transformer
 
 STEPS = 10
@@ -49,7 +48,7 @@ def main() -> None:
         sample_height=24, sample_width=32,
     )  # fmt: skip
     prompts = {name: torch.randn(20, 32) for name in ("", "an edit")}
-    model = VelocityModel(transformer, prompts)
+    model = NamedModel(transformer, prompts)
     schedule = schedule_from_config(SCHEDULER, STEPS)
     began = time.perf_counter()
     entries = invert(model.velocity(), torch.randn(SHAPE), schedule, Inversion(steps=STEPS))
@@ -104,7 +103,7 @@ def store(folder: Folder, entries: torch.Tensor, dtype: Dtype) -> TrajectoryInde
 
 
 def walk(
-    model: VelocityModel, folder: Folder, index: TrajectoryIndex, schedule: object, ahead: int
+    model: NamedModel, folder: Folder, index: TrajectoryIndex, schedule: object, ahead: int
 ) -> tuple[float, float]:
     """Seconds for one edit, and how many of them it waited for an entry."""
     waited = 0.0
@@ -119,7 +118,7 @@ def walk(
             return latents
 
         settings = Reconstruction(start="inverted")
-        reconstruct(model, entry, [Edit("an edit")], schedule, settings)  # type: ignore[arg-type]
+        edit_with(model, entry, [Edit("an edit")], schedule, settings)  # type: ignore[arg-type]
     return time.perf_counter() - began, waited
 
 

@@ -107,7 +107,7 @@ def test_an_error_of_a_row_is_an_answer_and_the_ranks_live_on(
         ("memory", 2, "out_of_memory"),
     ],
 )
-def test_ranks_that_an_error_left_unfit_are_ended_and_the_next_request_is_not_charged_for_it(
+def test_ranks_that_need_a_restart_are_ended_and_the_next_request_is_not_charged_for_it(
     op: str, ranks: int, code: str
 ) -> None:
     group = a_group(ranks)

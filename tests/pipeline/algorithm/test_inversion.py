@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.algorithm.inversion import extend, invert, pec
-from pipeline.algorithm.reconstruction import Edit, reconstruct
+from tests.named_prompts import Edit, edit_with
 from pipeline.algorithm.schedule import Schedule
 from pipeline.model.scheduler import schedule_from_config, script_schedule
 from pipeline.quality.metrics import signal_to_error_db
@@ -62,7 +62,7 @@ def round_trip(
     mixture = GaussianMixture(config, std=std, seed=seed)
     schedule = levels_for(method, config, steps)
     clean = mixture.points(POINTS)
-    trajectory = invert(mixture.velocity, clean, schedule, Inversion(method=method))
+    trajectory = invert(mixture.velocity, clean, schedule, method=method)
     evaluations = mixture.evaluations
     back = walk_down(mixture, trajectory[-1], schedule)
     points = sorted(signal_to_error_db(a, b) for a, b in zip(clean, back, strict=True))
@@ -124,7 +124,7 @@ def test_pec_beats_ddim_on_every_schedule(steps: int, shift: float, spacing: str
     for method in ("ddim", "pec"):
         mixture = GaussianMixture(config, std=0.5)
         clean = mixture.points(20)
-        trajectory = invert(mixture.velocity, clean, schedule, Inversion(method=method))
+        trajectory = invert(mixture.velocity, clean, schedule, method=method)
         assert torch.isfinite(trajectory).all()
         assert mixture.evaluations == Inversion(method=method).evaluations(steps)
         found[method] = signal_to_error_db(clean, walk_down(mixture, trajectory[-1], schedule))
@@ -183,7 +183,7 @@ def test_state_is_float32_whatever_the_model_answers_in() -> None:
             lambda x, t: mixture.velocity(x, t).bfloat16(),
             mixture.points(3).half(),
             levels_for(method, config, 10),
-            Inversion(method=method),
+            method=method,
         )
         assert trajectory.dtype == torch.float32
         assert trajectory.shape == (schedule.steps + 1, 3, 1, 1, mixture.WIDTH)
@@ -198,7 +198,7 @@ def test_the_singular_end_stays_finite(method: Method, family: str, steps: int) 
     assert schedule.levels[-1].alpha == 0.0
     mixture = GaussianMixture(config, std=0.5)
     clean = mixture.points(10)
-    trajectory = invert(mixture.velocity, clean, schedule, Inversion(method=method))
+    trajectory = invert(mixture.velocity, clean, schedule, method=method)
     assert trajectory.abs().max() < 100
     assert walk_down(mixture, trajectory[-1], schedule).abs().max() < 100
 
@@ -208,7 +208,7 @@ def test_an_inversion_that_stops_early_holds_the_same_entries() -> None:
     for method in METHODS:
         schedule = levels_for(method, config, 20)
         whole, part = GaussianMixture(config, std=0.5), GaussianMixture(config, std=0.5)
-        inversion = Inversion(method=method)
+        inversion = method=method
         all_entries = invert(whole.velocity, whole.points(5), schedule, inversion)
         entries = invert(part.velocity, part.points(5), schedule, inversion, highest=12)
         assert torch.equal(entries, all_entries[:13])
@@ -223,7 +223,7 @@ EXTRA = {"pec": 2, "ddim": 0, "fixed_point": 0, "script": 0}
 @pytest.mark.parametrize("stop", [1, 2, 12, 19])
 def test_a_stored_trajectory_is_extended_instead_of_started_over(method: Method, stop: int) -> None:
     config = scheduler()
-    schedule, inversion = levels_for(method, config, 20), Inversion(method=method)
+    schedule, inversion = levels_for(method, config, 20), method=method
     mixture = GaussianMixture(config, std=0.5)
     whole = invert(mixture.velocity, mixture.points(5), schedule, inversion)
     mixture.evaluations = 0
@@ -308,7 +308,7 @@ def test_the_method_script_needs_the_scripts_levels() -> None:
     schedule = schedule_from_config(scheduler(), 10)
     mixture = GaussianMixture(scheduler(), std=0.5)
     with pytest.raises(TypeError, match="script_schedule"):
-        invert(mixture.velocity, mixture.points(1), schedule, Inversion(method="script"))
+        invert(mixture.velocity, mixture.points(1), schedule, method="script")
 
 
 class RoundedEdits(MixtureModel):
@@ -331,11 +331,11 @@ def residual_walk(family: str, steps: int = 50) -> Any:
 
     def trajectory(method: Method) -> Tensor:
         schedule = levels_for(method, config, steps)
-        return invert(mixture.velocity, clean, schedule, Inversion(method=method))
+        return invert(mixture.velocity, clean, schedule, method=method)
 
     def down(entries: Tensor, method: Method, *, residual: bool = True) -> Tensor:
         read: list[int] = []
-        made = reconstruct(
+        made = edit_with(
             RoundedEdits(mixture),  # type: ignore[arg-type]
             lambda level: read.append(level) or entries[level],  # type: ignore[func-returns-value]
             [Edit("", guidance_scale=1.0)],

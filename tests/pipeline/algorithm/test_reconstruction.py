@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.algorithm.inversion import invert
-from pipeline.algorithm.reconstruction import Edit, Edited, reconstruct, seeded_noise
+from pipeline.algorithm.reconstruction import Edited, seeded_noise
 from pipeline.algorithm.schedule import Schedule
 from pipeline.model.scheduler import schedule_from_config, script_schedule
-from pipeline.model.transformer import Forwards, VelocityModel
+from pipeline.model.transformer import ForwardCounter
 from pipeline.quality.metrics import signal_to_error_db
-from pipeline.settings import Inversion, Reconstruction
+from pipeline.settings import Reconstruction
 from tests.benchmarks.cost import script_plan
 from tests.gaussian_mixture import GaussianMixture, MixtureModel
+from tests.named_prompts import Edit, NamedModel, edit_with
 from tests.small_models import FAMILIES, make_transformer, scheduler
 
 STEPS = 4
@@ -36,11 +37,11 @@ EDITS = [
 ]
 
 
-def small_model(family: str = "5b", **changes: Any) -> VelocityModel:
+def small_model(family: str = "5b", **changes: Any) -> NamedModel:
     transformer = make_transformer(family, **changes)
     draw = torch.Generator().manual_seed(1)
     tokens = transformer.config.max_text_seq_length
-    return VelocityModel(
+    return NamedModel(
         transformer, {prompt: torch.randn(tokens, 32, generator=draw) for prompt in PROMPTS}
     )
 
@@ -55,14 +56,14 @@ class Video:
         clean = torch.randn(frames, 16, 8, 12, generator=torch.Generator().manual_seed(2))
         self.trajectory = invert(self.model.velocity(), clean, self.schedule)
         self.read: list[int] = []
-        self.model.forwards = Forwards()
+        self.model.forwards = ForwardCounter()
 
     def fetch(self, level: int) -> Tensor:
         self.read.append(level)
         return self.trajectory[level]
 
     def edit(self, edits: Sequence[Edit], settings: Reconstruction, **options: Any) -> Edited:
-        return reconstruct(self.model, self.fetch, edits, self.schedule, settings, **options)
+        return edit_with(self.model, self.fetch, edits, self.schedule, settings, **options)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_a_batch_split_for_memory_gives_the_same_edits(
     video: Video, most: int, reference: Any
 ) -> None:
     settings = Reconstruction(start="inverted", reference=reference)
-    video.model.forwards = Forwards()
+    video.model.forwards = ForwardCounter()
     whole = video.edit(EDITS, settings).latents
     spent = replace(video.model.forwards)
     try:
@@ -203,11 +204,11 @@ def test_the_forwards_are_those_of_the_formula(video: Video, plan: str, edits: i
         model.velocity(),
         video.trajectory[0],
         video.schedule,
-        Inversion(method="ddim"),
+        method="ddim",
         highest=settings.highest_stored(video.schedule),
     )
     several = [Edit(f"edit {i}", seed=i) for i in range(edits)]
-    reconstruct(model, video.fetch, several, video.schedule, settings)
+    edit_with(model, video.fetch, several, video.schedule, settings)
     an_edit = (model.forwards.plain + C * model.forwards.injected) / edits
     assert an_edit == pytest.approx(formula(edits))
 
@@ -230,7 +231,7 @@ def test_guidance_of_one_costs_no_negative_half(video: Video) -> None:
             model = small_model(num_layers=1)
             edits = [Edit(f"edit {i}", guidance_scale=scale) for i in range(3)]
             settings = replace(FROM_NOISE, reference="null", dynamic_guidance=dynamic)
-            reconstruct(model, video.fetch, edits, video.schedule, settings)
+            edit_with(model, video.fetch, edits, video.schedule, settings)
             assert (model.forwards.plain, model.forwards.injected) == (STEPS, 3 * halves)
 
 
@@ -239,7 +240,7 @@ def test_a_window_without_blocks_costs_what_no_reference_does(video: Video) -> N
     for changes in ({"inject_blocks": (1, 1)}, {"reference": "none"}):
         model = small_model()
         settings = replace(FROM_NOISE, **changes)  # type: ignore[arg-type]
-        reconstruct(model, video.fetch, EDITS[:1], video.schedule, settings)
+        edit_with(model, video.fetch, EDITS[:1], video.schedule, settings)
         spent.append(model.forwards)
     assert spent[0] == spent[1]
     assert spent[0].injected == 0
@@ -269,7 +270,7 @@ def test_outside_of_the_guided_steps_there_is_no_guidance_and_no_cost() -> None:
     assert scales == [1, 1, 1, 6, 6, 6, 6, 1, 1, 1]
     model = small_model(num_layers=1)
     trajectory = torch.zeros(11, 3, 16, 8, 12)
-    reconstruct(model, lambda level: trajectory[level], EDITS[:1], schedule, walk)
+    edit_with(model, lambda level: trajectory[level], EDITS[:1], schedule, walk)
     assert model.forwards.plain == 10 + 4
 
 
@@ -330,7 +331,7 @@ def test_no_edit_reads_above_the_level_where_the_inversion_may_stop(
         start=start, reference=reference, inject_steps=(window[0], window[1]), residual=residual
     )
     model: Any = MixtureModel(mixture)
-    reconstruct(model, fetch, EDITS[:1], schedule, settings, shape=(1, 1, 1, mixture.WIDTH))
+    edit_with(model, fetch, EDITS[:1], schedule, settings, shape=(1, 1, 1, mixture.WIDTH))
     assert max(read, default=0) == settings.highest_stored(schedule)
 
 
@@ -370,7 +371,7 @@ def test_the_residual_leads_the_empty_prompt_back_to_the_source(method: Any) -> 
     video = Video(steps=8)
     if method == "script":
         video.schedule = script_schedule(scheduler(), 8)
-    inversion = Inversion(method=method)
+    inversion = method = method
     clean = video.trajectory[0]
     video.trajectory = invert(video.model.velocity(), clean, video.schedule, inversion)
     found = {}

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from pipeline.algorithm.inversion import invert
-from pipeline.algorithm.reconstruction import Edit, reconstruct
 from pipeline.model.scheduler import script_schedule
-from pipeline.model.transformer import VelocityModel
-from pipeline.settings import Inversion, Reconstruction
+from pipeline.settings import Reconstruction
+from tests.named_prompts import Edit, NamedModel, edit_with
 from tests.script_reference import script_reconstruction, script_trajectory
 from tests.small_models import make_transformer, scheduler
 
@@ -53,11 +52,11 @@ def test_every_latent_of_both_walks_is_the_scripts(name: str) -> None:
         upstream, config, noise, climbed, empty, prompt, steps=steps, guidance_scale=scale
     )
 
-    model = VelocityModel(transformer, {"": empty, "edit": prompt})
+    model = NamedModel(transformer, {"": empty, "edit": prompt})
     schedule = script_schedule(config, steps)
-    ours = invert(model.velocity(), latents, schedule, Inversion(method="script"))
+    ours = invert(model.velocity(), latents, schedule, method="script")
     reached: list[torch.Tensor] = []
-    reconstruct(
+    edit_with(
         model,
         lambda level: ours[level],
         [Edit("edit", guidance_scale=scale)],

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.algorithm.branches import Branch
 from pipeline.algorithm.inversion import invert
-from pipeline.algorithm.reconstruction import Edit, reconstruct
+from pipeline.model.group import OneRank, TokenGroup
 from pipeline.model.parallel.degrees import Degrees
 from pipeline.model.scheduler import schedule_from_config
-from pipeline.model.transformer import Branch, OneRank, TokenGroup, VelocityModel
 from pipeline.settings import Reconstruction
+from tests.named_prompts import Edit, NamedModel, edit_with
 from tests.rank_processes import run_groups
 from tests.small_models import FAMILIES, make_transformer, scheduler
 
@@ -85,7 +86,7 @@ def _invert_and_reconstruct(family: str, size: str, group: TokenGroup) -> dict[s
         sample_width=width,
     )
     schedule = schedule_from_config(scheduler(family), STEPS)
-    model = VelocityModel(transformer, {}, group=group)
+    model = NamedModel(transformer, {}, group=group)
     model.prompts = {
         prompt: noise(i, text_tokens, TEXT_DIM) for i, prompt in enumerate(["", "a", "b", "worse"])
     }
@@ -97,7 +98,7 @@ def _invert_and_reconstruct(family: str, size: str, group: TokenGroup) -> dict[s
         settings = Reconstruction(
             start="inverted", reference=reference, residual=reference == "null"
         )
-        edited = reconstruct(model, lambda level: trajectory[level], edits, schedule, settings)
+        edited = edit_with(model, lambda level: trajectory[level], edits, schedule, settings)
         answers[f"edits, {reference} reference"] = edited.latents
     branches = [Branch(clean, "worse", "worse"), Branch(clean, "a", "a")]
     for prompt, velocity in model.predict(branches, 500, clean)[1].items():

@@ -10,13 +10,12 @@ import torch
 from diffusers import CogVideoXDPMScheduler
 
 from pipeline.algorithm.inversion import invert
-from pipeline.algorithm.reconstruction import Edit, reconstruct
 from pipeline.model.checkpoint import load_text_encoder, load_transformer, load_vae, open_checkpoint
 from pipeline.model.scheduler import schedule_from_config
 from pipeline.model.text_encoder import encode_prompt
-from pipeline.model.transformer import VelocityModel
 from pipeline.model.vae import Codec, to_uint8
 from pipeline.settings import Reconstruction
+from tests.named_prompts import Edit, NamedModel, edit_with
 from tests.small_models import scheduler, write_checkpoint, write_json
 
 PROMPTS = ("", "a red cube", "a blue cube")
@@ -31,7 +30,7 @@ class Notebook:
             load_vae(self.info, torch.float32, "cpu"), self.info.latent_frames_multiple
         )
         tokenizer, encoder = load_text_encoder(self.info, torch.float32, "cpu")
-        self.model = VelocityModel(
+        self.model = NamedModel(
             load_transformer(self.info, torch.float32, "cpu"),
             {p: encode_prompt(tokenizer, encoder, p, self.info.text_tokens) for p in PROMPTS},
         )
@@ -56,7 +55,7 @@ def test_a_video_becomes_two_others_of_its_size(checkpoint: Path, frames: int, s
         highest=settings.highest_stored(notebook.schedule),
     )
     edits = [Edit("a red cube"), Edit("a blue cube")]
-    made = reconstruct(
+    made = edit_with(
         notebook.model, lambda level: trajectory[level], edits, notebook.schedule, settings
     )
     red, blue = (to_uint8(notebook.codec.decode(x, frames)) for x in made.latents)

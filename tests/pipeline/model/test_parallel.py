@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.algorithm.branches import Branch
+from pipeline.model.group import OneRank
 from pipeline.model.parallel.degrees import Degrees
 from pipeline.model.parallel.group import real_places, split_evenly, start
-from pipeline.model.transformer import Branch, OneRank, split_halves
+from pipeline.model.transformer import split_branches
 from tests.pipeline.model.parallel_rank import AT_ONCE, GROUPS, SIZES, answers_file, noise
 from tests.small_models import FAMILIES
 
@@ -188,7 +190,7 @@ def test_real_places_are_those_of_all_tokens_and_of_no_padding(ulysses: int, rin
 
 def test_an_edits_negative_branch_goes_to_the_first_half_and_its_positive_to_the_second() -> None:
     branches = [Branch(torch.zeros(1), prompt) for prompt in ("worse", "a")]
-    assert [[branch.prompt for branch in half] for half in split_halves(branches, 2)] == [
+    assert [[branch.prompt for branch in half] for half in split_branches(branches, 2)] == [
         ["worse"],
         ["a"],
     ]
@@ -196,7 +198,7 @@ def test_an_edits_negative_branch_goes_to_the_first_half_and_its_positive_to_the
 
 def test_one_branch_is_computed_by_both_halves() -> None:
     branches = [Branch(torch.zeros(1), "")]
-    assert split_halves(branches, 2) == [branches]
+    assert split_branches(branches, 2) == [branches]
 
 
 @functools.cache

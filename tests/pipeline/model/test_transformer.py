@@ -13,15 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.model.attention import Exchange, Kept, attend
-from pipeline.model.transformer import (
-    Branch,
-    OneRank,
-    VelocityModel,
-    rotary_embedding,
-    split_batch,
-    unpatchify,
-)
+from pipeline.model.attention import Exchange, References, attend
+from pipeline.model.transformer import Branch, OneRank, rotary_embedding, split_batch, unpatchify
+from tests.named_prompts import NamedModel
 from tests.published_models import LATENTS, PARAMETERS, TRANSFORMERS, VIDEO_TOKENS
 from tests.script_reference import rotary_of_pipeline
 from tests.small_models import FAMILIES, make_transformer
@@ -35,10 +29,10 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def small_model(family: str, **changes: Any) -> VelocityModel:
+def small_model(family: str, **changes: Any) -> NamedModel:
     transformer = make_transformer(family, **changes)
     tokens = transformer.config.max_text_seq_length
-    return VelocityModel(
+    return NamedModel(
         transformer, {p: draw(tokens, 32, seed=ord(p or "-")) for p in ("", "a", "b")}
     )
 
@@ -58,7 +52,7 @@ def diffusers_velocity(transformer: Any, latents: Tensor, prompts: Tensor, times
     return velocity
 
 
-def largest_change_alone(model: VelocityModel, family: str, reference: str | None) -> float:
+def largest_change_alone(model: NamedModel, family: str, reference: str | None) -> float:
     """The largest difference between velocities of five branches and of each of them alone."""
     x = draw(5, frames_of(family), 16, 8, 12)
     source = draw(frames_of(family), 16, 8, 12, seed=9) if reference is not None else None
@@ -197,7 +191,7 @@ def test_blocks_outside_of_the_window_see_no_reference() -> None:
 
 def test_attention_to_a_reference_is_attention_to_both_side_by_side() -> None:
     q, k, v = draw(3, 4, 2, 7, 8).double()
-    kept: Kept = {}
+    kept: References = {}
     references = attend(q[2:], k[2:], v[2:], [], kept)
     edits = attend(q[:2], k[:2], v[:2], [1, 0], kept)
     out = torch.cat([edits, references])
@@ -362,7 +356,7 @@ def test_a_published_model_at_its_real_shape(family: str) -> None:
     assert parameters == pytest.approx(PARAMETERS[family], rel=0.01)
     tokens = TRANSFORMERS[family]["max_text_seq_length"]
     prompts = {p: torch.empty(tokens, 4096, device="meta") for p in ("", "a")}
-    model = VelocityModel(transformer, prompts)
+    model = NamedModel(transformer, prompts)
     counts: list[tuple[int, int]] = []
     exchange = model.group.exchange
     model.group.exchange = lambda *n: counts.append(n) or exchange(*n)  # type: ignore[func-returns-value, method-assign]

@@ -1,0 +1,118 @@
+"""Prompts by name: a model that holds some embeddings, and edits as a settings object asks for them.
+
+The algorithms take prompts with their embeddings. Tests have a handful and name them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.algorithm.branches import Branch, Prompt, Velocity
+from pipeline.algorithm.reconstruction import Edited, EditPrompts, reconstruct, seeded_noise
+from pipeline.algorithm.schedule import Schedule
+from pipeline.model.group import OneRank, TokenGroup
+from pipeline.model.transformer import VelocityModel
+from pipeline.plan import denoising_steps, start_level
+from pipeline.settings import Reconstruction
+
+
+class NamedModel(VelocityModel):
+    """A `VelocityModel` whose prompts may be names of the embeddings [L, D] that it holds."""
+
+    def __init__(
+        self,
+        transformer: Any,
+        prompts: Mapping[str, Tensor],
+        group: TokenGroup | None = None,
+        max_branches: int | None = None,
+    ) -> None:
+        super().__init__(transformer, group or OneRank(), max_branches)
+        self.prompts = dict(prompts)
+
+    def named(self, prompt: str | Prompt | None) -> Any:
+        return Prompt(prompt, self.prompts[prompt]) if isinstance(prompt, str) else prompt
+
+    def velocity(self, prompt: str | Prompt = "") -> Velocity:
+        return super().velocity(self.named(prompt))
+
+    def predict(
+        self, branches: Sequence[Branch], *arguments: Any, **options: Any
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        named = [
+            replace(b, prompt=self.named(b.prompt), reference=self.named(b.reference))
+            for b in branches
+        ]
+        return super().predict(named, *arguments, **options)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An edit with the names of its prompts."""
+
+    prompt: str
+    negative_prompt: str = ""
+    guidance_scale: float = 2.0
+    seed: int = 0
+    source_prompt: str = ""
+    embedding: Tensor = field(default_factory=lambda: torch.empty(0), compare=False, repr=False)
+
+    def prompts(self, reference: str) -> EditPrompts:
+        """Its prompts, and those of its references in a mode of `Reconstruction.reference`."""
+        own = self.prompt, self.negative_prompt
+        seen = {"null": ("", ""), "none": ("", ""), "source": (self.source_prompt,) * 2}
+        names = *own, *seen.get(reference, own)
+        return EditPrompts(*(Prompt(name, self.embedding) for name in names))
+
+
+def edit_with(
+    model: Any,
+    trajectory: Callable[[int], Tensor],
+    edits: Sequence[Edit],
+    schedule: Schedule,
+    settings: Reconstruction = Reconstruction(),
+    *,
+    shape: Sequence[int] | None = None,
+    noise: Tensor | None = None,
+    on_step: Callable[[int, Tensor], Tensor | None] | None = None,
+) -> Edited:
+    """What settings ask of the algorithm, for prompts by name.
+
+    Args:
+        shape: [F, C, H, W], for the start `noise`; by default that of entry 0.
+        noise: what the start `noise` begins with, instead of each edit's own draw.
+    """
+    named = getattr(model, "named", lambda prompt: Prompt(prompt, torch.empty(0)))
+    if settings.start != "noise":
+        x = torch.stack([trajectory(start_level(settings, schedule)).float()] * len(edits))
+    elif noise is not None:
+        x = torch.stack([noise.float()] * len(edits))
+    else:
+        shape = shape or trajectory(0).shape
+        x = torch.stack([seeded_noise(shape, edit.seed) for edit in edits])
+    prompts = [edit.prompts(settings.reference) for edit in edits]
+    return reconstruct(
+        model,
+        x,
+        lambda level: trajectory(level).float(),
+        [
+            EditPrompts(
+                named(p.positive.text),
+                named(p.negative.text),
+                named(p.reference_positive.text),
+                named(p.reference_negative.text),
+            )
+            for p in prompts
+        ],
+        denoising_steps(settings, schedule, [edit.guidance_scale for edit in edits]),
+        schedule,
+        empty=named(""),
+        residual=settings.residual,
+        blocks=settings.inject_blocks,
+        share=settings.reference != "script",
+        on_step=on_step,
+    )
