@@ -1,4 +1,4 @@
-"""Prompts by name: a model that holds some embeddings, and edits as a settings object asks for them.
+"""Prompts by name: a model that holds embeddings, and edits as a settings object asks for them.
 
 The algorithms take prompts with their embeddings. Tests have a handful and name them.
 """

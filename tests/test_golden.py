@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.algorithm.branches import Velocity
 from pipeline.algorithm.inversion import invert
-from pipeline.algorithm.schedule import ScriptSchedule, Velocity
+from pipeline.algorithm.schedule import ScriptSchedule
 from pipeline.model.checkpoint import load_text_encoder, load_transformer, open_checkpoint
 from pipeline.model.scheduler import script_schedule
 from pipeline.model.text_encoder import encode_prompt

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from jobs.demo import world
 from jobs.spec import EMBEDDED
-from pipeline import Editor, Inversion, Reconstruction, load
+from pipeline import Editor, Inversion, Reconstruction
 from pipeline.model.vae import to_uint8
 from pipeline.quality.metrics import psnr_db
 from tests.benchmarks.edits import SEED, STEPS
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=48)
     parser.add_argument("--checkpoint", default=EMBEDDED, help="a folder in diffusers format")
     arguments = parser.parse_args()
-    editor = load(arguments.checkpoint, device="cpu")
+    editor = Editor.from_pretrained(arguments.checkpoint, device="cpu")
     rng = np.random.default_rng(SEED)
     clips = [torch.from_numpy(world.draw(world.random_scene(rng))) for _ in range(arguments.clips)]
     known_as = "embedded" if arguments.checkpoint == EMBEDDED else Path(arguments.checkpoint).name

@@ -17,7 +17,7 @@ from jobs.demo import world
 from jobs.demo.job import CLIPS, write_demo
 from jobs.demo.judge import Verdict, judge
 from jobs.spec import parse_job
-from pipeline import Editor, Inversion, load
+from pipeline import Editor, Inversion
 from pipeline.media.decoding import read_clip
 from pipeline.storage import Folder
 from tests.jobs.test_training import sample
@@ -27,7 +27,7 @@ STEPS = 25
 
 @pytest.fixture(scope="module")
 def editor() -> Editor:
-    return load("pkg://jobs.demo/checkpoint", device="cpu")
+    return Editor.from_pretrained("pkg://jobs.demo/checkpoint", device="cpu")
 
 
 def test_the_demo_is_a_job_of_three_clips_with_two_edits_each(tmp_path: Path) -> None:

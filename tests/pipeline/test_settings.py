@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.algorithm.schedule import Schedule
 from pipeline.model.scheduler import schedule_from_config
+from pipeline.plan import denoising_steps, injects
 from pipeline.settings import (
     EditingSettings,
     Inversion,
@@ -59,10 +60,10 @@ def test_every_start_that_the_settings_tell_of_is_taken(start: Any) -> None:
 
 
 @given(top=st.integers(1, 100), cut=st.floats(0, 1))
-def test_two_windows_that_meet_share_the_steps_of_a_walk(top: int, cut: float) -> None:
+def test_two_windows_that_touch_share_the_denoising_steps(top: int, cut: float) -> None:
     before, after = (Reconstruction(inject_steps=window) for window in ((0, cut), (cut, 1)))
     for level in range(top, 0, -1):
-        assert before.injects(top, level) != after.injects(top, level)
+        assert injects(before, top, level) != injects(after, top, level)
 
 
 def test_dynamic_guidance_needs_the_last_steps() -> None:
@@ -92,4 +93,4 @@ def test_dynamic_guidance_leaves_an_edit_without_guidance_as_it_is(
 
 def guidance_of_steps(settings: Reconstruction, steps: int, scale: float) -> list[float]:
     schedule = Schedule((schedule_from_config(scheduler(), 1).levels[0],) * (steps + 1))
-    return [settings.guidance(scale, schedule, level) for level in range(steps, 0, -1)]
+    return [step.scales[0] for step in denoising_steps(settings, schedule, [scale])]

@@ -27,13 +27,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.algorithm.inversion import extend, invert, pec
-from tests.named_prompts import Edit, edit_with
+from pipeline.algorithm.inversion import climb, invert, pec
 from pipeline.algorithm.schedule import Schedule
 from pipeline.model.scheduler import schedule_from_config, script_schedule
 from pipeline.quality.metrics import signal_to_error_db
 from pipeline.settings import Inversion, Reconstruction
 from tests.gaussian_mixture import GaussianMixture, MixtureModel
+from tests.named_prompts import Edit, edit_with
 from tests.small_models import scheduler
 
 Method = Literal["pec", "ddim", "fixed_point", "script"]
@@ -46,7 +46,13 @@ def levels_for(method: Method, config: dict[str, Any], steps: int) -> Schedule:
     return (script_schedule if method == "script" else schedule_from_config)(config, steps)
 
 
-def walk_down(mixture: GaussianMixture, x: Tensor, schedule: Schedule) -> Tensor:
+def extend(velocity: Any, top: Tensor, level: int, schedule: Schedule, **options: Any) -> Tensor:
+    """`[top[-1], the entries above it ...]`, from the entries [1 or 2, F, C, H, W] of a store."""
+    top = top.float()
+    return torch.stack([top[-1], *climb(velocity, top, level, schedule, **options)])
+
+
+def denoised(mixture: GaussianMixture, x: Tensor, schedule: Schedule) -> Tensor:
     for level in range(schedule.steps, 0, -1):
         timestep = schedule.levels[level].timestep
         x = schedule.descend(x, mixture.velocity(x, timestep), level)
@@ -64,7 +70,7 @@ def round_trip(
     clean = mixture.points(POINTS)
     trajectory = invert(mixture.velocity, clean, schedule, method=method)
     evaluations = mixture.evaluations
-    back = walk_down(mixture, trajectory[-1], schedule)
+    back = denoised(mixture, trajectory[-1], schedule)
     points = sorted(signal_to_error_db(a, b) for a, b in zip(clean, back, strict=True))
     return signal_to_error_db(clean, back), points[POINTS // 2], evaluations
 
@@ -127,14 +133,18 @@ def test_pec_beats_ddim_on_every_schedule(steps: int, shift: float, spacing: str
         trajectory = invert(mixture.velocity, clean, schedule, method=method)
         assert torch.isfinite(trajectory).all()
         assert mixture.evaluations == Inversion(method=method).evaluations(steps)
-        found[method] = signal_to_error_db(clean, walk_down(mixture, trajectory[-1], schedule))
+        back = denoised(mixture, trajectory[-1], schedule)
+        points = sorted(signal_to_error_db(a, b) for a, b in zip(clean, back, strict=True))
+        # In few steps a point may come back in another component, and then is most of the error
+        # of all points together (5b, 13 to 20 steps).
+        found[method] = points[len(points) // 2]
     assert found["pec"] > found["ddim"]
 
 
 def test_with_the_residual_a_float32_trajectory_leads_back_above_60_db() -> None:
     """In 10 steps no method leads back on its own."""
     for family in ("5b", "2b"):
-        clean, trajectory, down = residual_walk(family, steps=10)
+        clean, trajectory, down = residual_steps(family, steps=10)
         for method in METHODS:
             entries = trajectory(method)
             assert entries.dtype == torch.float32
@@ -147,7 +157,7 @@ def test_with_the_residual_a_float32_trajectory_leads_back_above_60_db() -> None
 
 
 def test_16_bit_storage_costs_what_its_mantissa_lacks() -> None:
-    clean, trajectory, down = residual_walk("5b")
+    clean, trajectory, down = residual_steps("5b")
     entries = trajectory("pec")
     half, brain = (
         signal_to_error_db(clean, down(entries.to(dtype).float(), "pec"))
@@ -166,7 +176,7 @@ def test_16_bit_state_between_the_steps_would_spoil_a_good_method() -> None:
     assert trajectory.dtype == torch.float32
     # the top alone in 16 bits, as it is stored, against every step in 16 bits
     for dtype, cost in ((torch.float16, 7), (torch.bfloat16, 30)):
-        stored = walk_down(mixture, trajectory[-1].to(dtype).float(), schedule)
+        stored = denoised(mixture, trajectory[-1].to(dtype).float(), schedule)
         x = trajectory[-1]
         for level in range(50, 0, -1):
             x = x.to(dtype).float()
@@ -200,7 +210,7 @@ def test_the_singular_end_stays_finite(method: Method, family: str, steps: int) 
     clean = mixture.points(10)
     trajectory = invert(mixture.velocity, clean, schedule, method=method)
     assert trajectory.abs().max() < 100
-    assert walk_down(mixture, trajectory[-1], schedule).abs().max() < 100
+    assert denoised(mixture, trajectory[-1], schedule).abs().max() < 100
 
 
 def test_an_inversion_that_stops_early_holds_the_same_entries() -> None:
@@ -208,11 +218,10 @@ def test_an_inversion_that_stops_early_holds_the_same_entries() -> None:
     for method in METHODS:
         schedule = levels_for(method, config, 20)
         whole, part = GaussianMixture(config, std=0.5), GaussianMixture(config, std=0.5)
-        inversion = method=method
-        all_entries = invert(whole.velocity, whole.points(5), schedule, inversion)
-        entries = invert(part.velocity, part.points(5), schedule, inversion, highest=12)
+        all_entries = invert(whole.velocity, whole.points(5), schedule, method=method)
+        entries = invert(part.velocity, part.points(5), schedule, method=method, highest=12)
         assert torch.equal(entries, all_entries[:13])
-        assert part.evaluations == inversion.evaluations(12) < whole.evaluations
+        assert part.evaluations == Inversion(method=method).evaluations(12) < whole.evaluations
 
 
 EXTRA = {"pec": 2, "ddim": 0, "fixed_point": 0, "script": 0}
@@ -223,20 +232,13 @@ EXTRA = {"pec": 2, "ddim": 0, "fixed_point": 0, "script": 0}
 @pytest.mark.parametrize("stop", [1, 2, 12, 19])
 def test_a_stored_trajectory_is_extended_instead_of_started_over(method: Method, stop: int) -> None:
     config = scheduler()
-    schedule, inversion = levels_for(method, config, 20), method=method
+    schedule = levels_for(method, config, 20)
     mixture = GaussianMixture(config, std=0.5)
-    whole = invert(mixture.velocity, mixture.points(5), schedule, inversion)
+    whole = invert(mixture.velocity, mixture.points(5), schedule, method=method)
     mixture.evaluations = 0
-    seen: list[int] = []
-    entries = extend(
-        mixture.velocity,
-        whole[stop - 1 : stop + 1],
-        stop,
-        schedule,
-        inversion,
-        on_level=lambda level, _: seen.append(level),
-    )
-    assert seen == list(range(stop, 21))
+    top = whole[stop - 1 : stop + 1]
+    entries = extend(mixture.velocity, top, stop, schedule, method=method)
+    assert len(entries) == 21 - stop
     a_step = 4 if method == "fixed_point" else 1
     extra = min(EXTRA[method], stop)
     assert mixture.evaluations == a_step * (20 - stop) + extra
@@ -282,20 +284,6 @@ def test_an_extension_with_nothing_to_add_asks_nothing() -> None:
     assert mixture.evaluations == 0
 
 
-def test_every_level_is_announced_once_and_in_order() -> None:
-    config = scheduler()
-    mixture = GaussianMixture(config, std=0.5)
-    seen: dict[int, Tensor] = {}
-    trajectory = invert(
-        mixture.velocity,
-        mixture.points(2),
-        schedule_from_config(config, 6),
-        on_level=lambda level, x: seen.update({level: x}),
-    )
-    assert list(seen) == list(range(7))
-    assert all(torch.equal(seen[i], entry) for i, entry in enumerate(trajectory))
-
-
 @pytest.mark.parametrize("highest", [-1, 11])
 def test_a_level_that_does_not_exist_is_refused(highest: int) -> None:
     schedule = schedule_from_config(scheduler(), 10)
@@ -315,7 +303,7 @@ class RoundedEdits(MixtureModel):
     """Rounds the velocities of edits to 16 bits, and those of references not.
 
     In a model the two go through other kernels. Were they the same number for the same latent, the
-    residual would cancel whatever the velocity is, and a walk with it would show nothing.
+    residual would cancel whatever the velocity is, and steps with it would show nothing.
     """
 
     def predict(self, *arguments: Any, **options: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -323,8 +311,8 @@ class RoundedEdits(MixtureModel):
         return [v.half().float() for v in velocities], own
 
 
-def residual_walk(family: str, steps: int = 50) -> Any:
-    """(clean latents, method -> trajectory, (trajectory, method) -> latents walked down again)."""
+def residual_steps(family: str, steps: int = 50) -> Any:
+    """(clean latents, method -> trajectory, (trajectory, method) -> latents denoised again)."""
     config = scheduler(family)
     mixture = GaussianMixture(config, std=0.3)
     clean = mixture.points(POINTS)
@@ -342,7 +330,7 @@ def residual_walk(family: str, steps: int = 50) -> Any:
             levels_for(method, config, steps),
             Reconstruction(start="inverted", reference="null", residual=residual),
         )
-        assert read[0] == steps, "the walk starts from the top of the trajectory"
+        assert read[0] == steps, "the steps start from the top of the trajectory"
         return made.latents[0]
 
     return clean, trajectory, down

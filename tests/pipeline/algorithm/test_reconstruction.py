@@ -18,6 +18,7 @@ from pipeline.algorithm.reconstruction import Edited, seeded_noise
 from pipeline.algorithm.schedule import Schedule
 from pipeline.model.scheduler import schedule_from_config, script_schedule
 from pipeline.model.transformer import ForwardCounter
+from pipeline.plan import denoising_steps, highest_stored, injects, start_level
 from pipeline.quality.metrics import signal_to_error_db
 from pipeline.settings import Reconstruction
 from tests.benchmarks.cost import script_plan
@@ -205,7 +206,7 @@ def test_the_forwards_are_those_of_the_formula(video: Video, plan: str, edits: i
         video.trajectory[0],
         video.schedule,
         method="ddim",
-        highest=settings.highest_stored(video.schedule),
+        highest=highest_stored(settings, video.schedule),
     )
     several = [Edit(f"edit {i}", seed=i) for i in range(edits)]
     edit_with(model, video.fetch, several, video.schedule, settings)
@@ -265,21 +266,22 @@ def test_guidance_mixes_the_halves_in_the_given_proportion(video: Video) -> None
 
 def test_outside_of_the_guided_steps_there_is_no_guidance_and_no_cost() -> None:
     schedule = schedule_from_config(scheduler(), 10)
-    walk = replace(GUIDED, guidance_steps=(0.25, 0.7), reference="none")
-    scales = [walk.guidance(6.0, schedule, level) for level in range(10, 0, -1)]
+    settings = replace(GUIDED, guidance_steps=(0.25, 0.7), reference="none")
+    scales = [step.scales[0] for step in denoising_steps(settings, schedule, [6.0])]
     assert scales == [1, 1, 1, 6, 6, 6, 6, 1, 1, 1]
     model = small_model(num_layers=1)
     trajectory = torch.zeros(11, 3, 16, 8, 12)
-    edit_with(model, lambda level: trajectory[level], EDITS[:1], schedule, walk)
+    edit_with(model, lambda level: trajectory[level], EDITS[:1], schedule, settings)
     assert model.forwards.plain == 10 + 4
 
 
 @pytest.mark.parametrize("start", [0.04, 0.1, 0.6, "inverted"])
-def test_the_first_step_of_every_walk_is_guided_by_default(start: Any) -> None:
+def test_the_first_denoising_step_is_guided_by_default(start: Any) -> None:
     schedule = schedule_from_config(scheduler(), 25)
-    walk = Reconstruction(start=start)
-    top = walk.start_level(schedule)
-    guided = [level for level in range(top, 0, -1) if walk.guidance(6.0, schedule, level) > 1]
+    settings = Reconstruction(start=start)
+    top = start_level(settings, schedule)
+    steps = denoising_steps(settings, schedule, [6.0])
+    guided = [step.level for step in steps if step.scales[0] > 1]
     assert guided == list(range(top, top - math.ceil(0.4 * top), -1))
 
 
@@ -287,11 +289,11 @@ def test_the_first_step_of_every_walk_is_guided_by_default(start: Any) -> None:
 
 
 @pytest.mark.parametrize(("start", "top"), [("inverted", 10), (1.0, 10), (0.6, 6), (0.01, 1)])
-def test_a_walk_starts_at_its_level_of_the_trajectory(start: Any, top: int) -> None:
+def test_denoising_starts_at_its_level_of_the_trajectory(start: Any, top: int) -> None:
     video = Video(steps=10)
     reached: list[int] = []
     settings = Reconstruction(start=start, reference="none")
-    # With the empty prompt and no guidance a walk follows the trajectory down.
+    # With the empty prompt and no guidance the steps follow the trajectory down.
     video.edit(
         [Edit("", guidance_scale=1)], settings, on_step=lambda level, _: reached.append(level)
     )
@@ -332,7 +334,7 @@ def test_no_edit_reads_above_the_level_where_the_inversion_may_stop(
     )
     model: Any = MixtureModel(mixture)
     edit_with(model, fetch, EDITS[:1], schedule, settings, shape=(1, 1, 1, mixture.WIDTH))
-    assert max(read, default=0) == settings.highest_stored(schedule)
+    assert max(read, default=0) == highest_stored(settings, schedule)
 
 
 # Reference
@@ -357,10 +359,10 @@ def test_the_windows_of_steps_and_blocks_bound_the_injection(video: Video) -> No
             assert (one - other).abs().max() > 1e-3
 
 
-def test_the_window_is_of_the_walked_steps() -> None:
+def test_the_window_is_of_the_denoising_steps() -> None:
     settings = Reconstruction(inject_steps=(0.25, 0.75))
-    assert [level for level in range(8, 0, -1) if settings.injects(8, level)] == [6, 5, 4, 3]
-    assert [level for level in range(4, 0, -1) if settings.injects(4, level)] == [3, 2]
+    assert [level for level in range(8, 0, -1) if injects(settings, 8, level)] == [6, 5, 4, 3]
+    assert [level for level in range(4, 0, -1) if injects(settings, 4, level)] == [3, 2]
 
 
 # Residual
@@ -371,9 +373,8 @@ def test_the_residual_leads_the_empty_prompt_back_to_the_source(method: Any) -> 
     video = Video(steps=8)
     if method == "script":
         video.schedule = script_schedule(scheduler(), 8)
-    inversion = method = method
     clean = video.trajectory[0]
-    video.trajectory = invert(video.model.velocity(), clean, video.schedule, inversion)
+    video.trajectory = invert(video.model.velocity(), clean, video.schedule, method=method)
     found = {}
     for residual in (True, False):
         settings = Reconstruction(start="inverted", reference="null", residual=residual)

@@ -48,7 +48,7 @@ def test_levels_rise_from_the_clean_latent_whatever_the_number_of_steps(
 
 @given(steps=st.integers(1, 1000))
 @example(steps=61)
-def test_both_walks_of_the_script_pass_the_same_levels(steps: int) -> None:
+def test_both_ways_of_the_script_pass_the_same_levels(steps: int) -> None:
     schedule = script_schedule(scheduler("2b"), steps)
     assert schedule.steps == len(schedule.climbs) == len(schedule.landings) == steps
     assert schedule.levels == schedule_from_config(scheduler("2b"), steps).levels

@@ -36,7 +36,7 @@ CASES: dict[str, tuple[str, int, float, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_latent_of_both_walks_is_the_scripts(name: str) -> None:
+def test_every_latent_of_both_ways_is_the_scripts(name: str) -> None:
     family, steps, scale, changes = CASES[name]
     config = scheduler(family, **changes)
     transformer = make_transformer(family)
@@ -71,12 +71,12 @@ def test_every_latent_of_both_walks_is_the_scripts(name: str) -> None:
 
 
 def test_the_reference_tells_edits_apart() -> None:
-    """Without this the comparison above could hold for a walk that ignores its reference."""
+    """Without this the comparison above could hold for steps that ignore its reference."""
     transformer = make_transformer("5b")
     draw = torch.Generator().manual_seed(1)
     empty, prompt = torch.randn(2, 20, 32, generator=draw)
     noise, one, other = torch.randn(3, 3, 16, 8, 12, generator=draw)
-    walks = [
+    found = [
         script_reconstruction(
             transformer,
             scheduler(),
@@ -89,4 +89,4 @@ def test_the_reference_tells_edits_apart() -> None:
         )
         for reference in (one, other)
     ]
-    assert (walks[0] - walks[1]).abs().max() > 1e-2 * walks[0].abs().max()
+    assert (found[0] - found[1]).abs().max() > 1e-2 * found[0].abs().max()

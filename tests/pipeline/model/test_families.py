@@ -14,6 +14,7 @@ from pipeline.model.checkpoint import load_text_encoder, load_transformer, load_
 from pipeline.model.scheduler import schedule_from_config
 from pipeline.model.text_encoder import encode_prompt
 from pipeline.model.vae import Codec, to_uint8
+from pipeline.plan import highest_stored
 from pipeline.settings import Reconstruction
 from tests.named_prompts import Edit, NamedModel, edit_with
 from tests.small_models import scheduler, write_checkpoint, write_json
@@ -52,7 +53,7 @@ def test_a_video_becomes_two_others_of_its_size(checkpoint: Path, frames: int, s
         notebook.model.velocity(),
         encoded,
         notebook.schedule,
-        highest=settings.highest_stored(notebook.schedule),
+        highest=highest_stored(settings, notebook.schedule),
     )
     edits = [Edit("a red cube"), Edit("a blue cube")]
     made = edit_with(

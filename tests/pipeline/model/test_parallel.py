@@ -188,15 +188,15 @@ def test_real_places_are_those_of_all_tokens_and_of_no_padding(ulysses: int, rin
             assert sorted(seen) == list(range(1, text_tokens + video_tokens + 1))
 
 
-def test_an_edits_negative_branch_goes_to_the_first_half_and_its_positive_to_the_second() -> None:
+def test_an_edits_negative_branch_goes_to_the_first_cfg_rank_and_its_positive_to_the_next() -> None:
     branches = [Branch(torch.zeros(1), prompt) for prompt in ("worse", "a")]
-    assert [[branch.prompt for branch in half] for half in split_branches(branches, 2)] == [
+    assert [[branch.prompt for branch in share] for share in split_branches(branches, 2)] == [
         ["worse"],
         ["a"],
     ]
 
 
-def test_one_branch_is_computed_by_both_halves() -> None:
+def test_one_branch_is_computed_by_both_cfg_ranks() -> None:
     branches = [Branch(torch.zeros(1), "")]
     assert split_branches(branches, 2) == [branches]
 

@@ -55,14 +55,14 @@ def test_a_stored_embedding_comes_back_bit_by_bit(tmp_path: Path, dtype: torch.d
     store.write("a red cube", embedding.t().contiguous().t())
     assert store.holds("a red cube")
     assert not store.holds("a red cube ")
-    found = store.read("a red cube")
+    found = store.embedding("a red cube")
     assert found.dtype == dtype
     assert torch.equal(found, embedding)
 
 
 def test_a_prompt_that_was_never_encoded_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        PromptStore(Folder(str(tmp_path))).read("a red cube")
+        PromptStore(Folder(str(tmp_path))).embedding("a red cube")
 
 
 @given(prompts=st.lists(st.text(max_size=30), unique=True, min_size=1, max_size=8))
@@ -71,4 +71,4 @@ def test_any_text_is_a_name_of_its_own(prompts: list[str]) -> None:
     for i, prompt in enumerate(prompts):
         store.write(prompt, torch.full((2, 3), float(i)))
     for i, prompt in enumerate(prompts):
-        assert store.read(prompt)[0, 0] == i
+        assert store.embedding(prompt)[0, 0] == i

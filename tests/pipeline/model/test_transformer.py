@@ -158,7 +158,7 @@ def test_references_of_one_prompt_are_computed_once() -> None:
     assert all((a - b).abs().max() < 1e-5 for a, b in zip(shared, apart, strict=True))
 
 
-def test_the_reference_walks_as_if_it_were_alone() -> None:
+def test_the_reference_goes_as_if_it_were_alone() -> None:
     model = small_model("5b")
     x, source = draw(2, 3, 16, 8, 12)
     _, own = model.predict([Branch(x, "a", "b")], 500, source)
@@ -180,8 +180,7 @@ def test_blocks_outside_of_the_window_see_no_reference() -> None:
     x, source = draw(2, 3, 16, 8, 12)
     found = []
     for blocks in (None, (0, 2), (0, 1), (1, 2), (1, 1)):
-        model.blocks = blocks
-        found.append(model.predict([Branch(x, "a", "")], 500, source)[0][0])
+        found.append(model.predict([Branch(x, "a", "")], 500, source, blocks=blocks)[0][0])
     everywhere, both, first, second, none = found
     assert torch.equal(everywhere, both)
     assert torch.allclose(none, model.predict([Branch(x, "a")], 500)[0][0], atol=1e-6)
@@ -191,9 +190,9 @@ def test_blocks_outside_of_the_window_see_no_reference() -> None:
 
 def test_attention_to_a_reference_is_attention_to_both_side_by_side() -> None:
     q, k, v = draw(3, 4, 2, 7, 8).double()
-    kept: References = {}
-    references = attend(q[2:], k[2:], v[2:], [], kept)
-    edits = attend(q[:2], k[:2], v[:2], [1, 0], kept)
+    references_seen: References = {}
+    references = attend(q[2:], k[2:], v[2:], [], references_seen)
+    edits = attend(q[:2], k[:2], v[:2], [1, 0], references_seen)
     out = torch.cat([edits, references])
     for i, other in ((0, 3), (1, 2), (2, None), (3, None)):
         seen = [i] if other is None else [i, other]
