@@ -1,18 +1,18 @@
-"""The Python API: what it refuses, and that nothing broken comes out of it as a video.
-
-A whole edit through it stands in `test_process.py`.
-"""
+"""The Python API: one video in a notebook, with diffusers' habits; and what it refuses."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline import Editor, Inversion, Reconstruction, Trajectory, load
+from pipeline import Editor, EditSpec, Inversion, Reconstruction, Trajectory, VideoSettings
 from pipeline.errors import ErrorCode, RowError
+from pipeline.media.encoding import write_clip
+from tests.drawn_videos import waves
 
 STEPS = 2
 CLIP = torch.zeros(9, 32, 48, 3, dtype=torch.uint8)
@@ -20,7 +20,9 @@ CLIP = torch.zeros(9, 32, 48, 3, dtype=torch.uint8)
 
 @pytest.fixture(scope="module")
 def editor(checkpoints: dict[str, Path]) -> Editor:
-    return load(str(checkpoints["5b"]), device="cpu")
+    editor = Editor.from_pretrained(str(checkpoints["5b"]), device="cpu")
+    editor.set_progress_bar_config(disable=True)
+    return editor
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +30,196 @@ def trajectory(editor: Editor) -> Trajectory:
     return editor.invert(CLIP, Inversion(steps=STEPS))
 
 
-def test_a_precision_that_is_not_known_is_refused_with_those_that_are(
+# Loading
+
+
+def test_a_dtype_that_the_models_do_not_run_in_is_refused_with_those_that_they_do(
     checkpoints: dict[str, Path],
 ) -> None:
-    with pytest.raises(ValueError, match="precision is 'fp8'; known are auto, fp32, fp16, bf16"):
-        load(str(checkpoints["5b"]), precision="fp8")  # type: ignore[arg-type]
+    for dtype in (torch.float64, "fp8"):
+        with pytest.raises(
+            ValueError, match=r"torch_dtype is .*; expected torch.float32, .*'auto'"
+        ):
+            Editor.from_pretrained(str(checkpoints["5b"]), torch_dtype=dtype, device="cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_reported_before_anything_is_loaded(editor: Editor) -> None:
+    with pytest.raises(ValueError, match="device is 'cuda', but .*device='cpu'"):
+        Editor.from_pretrained("no such checkpoint", device="cuda")
+    for move in (editor.to, editor.enable_model_cpu_offload):
+        with pytest.raises(ValueError, match="device is 'cuda', but"):
+            move("cuda")
+    assert editor.to("cpu") is editor
+
+
+def test_an_editor_and_a_trajectory_show_themselves_in_one_line(
+    editor: Editor, trajectory: Trajectory
+) -> None:
+    assert repr(editor).startswith("Editor(CogVideoX 5b, ")
+    assert repr(trajectory) == "Trajectory(9 frames at 8 fps, levels 0..2 of 2, method 'pec')"
+
+
+# Sources and prompts
+
+
+def test_a_file_a_clip_an_array_and_a_tensor_are_inverted_alike(
+    editor: Editor, tmp_path: Path
+) -> None:
+    path = tmp_path / "clip.mp4"
+    with path.open("wb") as file:
+        write_clip(file, torch.from_numpy(waves(9, 32, 48)), fps=5)
+    video = VideoSettings(height=32, width=48)
+    clip = editor.read(path, video)
+    made = [
+        editor.invert(source, steps=STEPS) for source in (clip, clip.frames, clip.frames.numpy())
+    ]
+    assert all(torch.equal(one.latents, made[0].latents) for one in made)
+    assert made[0].fps == 5
+    assert (made[0].schedule.steps, made[0].highest) == (STEPS, STEPS)
+    with pytest.raises(RowError, match="there is no such file"):
+        editor.invert(str(tmp_path / "none.mp4"))
+    with pytest.raises(ValueError, match="the source is a int; expected a path, a URI, a Clip"):
+        editor.invert(3)  # type: ignore[arg-type]
+
+
+def test_a_single_string_is_one_prompt(editor: Editor, trajectory: Trajectory) -> None:
+    one, in_a_list, spec = (
+        editor.reconstruct(trajectory, given) for given in ("a fox", ["a fox"], EditSpec("a fox"))
+    )
+    assert len(one) == len(in_a_list) == len(spec) == 1
+    assert torch.equal(one[0], in_a_list[0])
+    assert torch.equal(one[0], spec[0])
+    assert one[0].shape == CLIP.shape
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [([], "no prompts"), ([""], "a prompt is empty"), ([3], "a prompt is 3; expected a text")],
+)
+def test_what_is_no_prompt_is_refused(
+    editor: Editor, trajectory: Trajectory, prompts: list[str], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        editor.reconstruct(trajectory, prompts)
+
+
+def test_edits_beyond_those_at_once_are_made_all_the_same(
+    editor: Editor, trajectory: Trajectory
+) -> None:
+    prompts = [f"a fox {i}" for i in range(3)]
+    together = editor.reconstruct(trajectory, prompts, start="noise", edits_at_once=3)
+    in_turn = editor.reconstruct(trajectory, prompts, start="noise", edits_at_once=2)
+    assert all(torch.equal(a, b) for a, b in zip(together, in_turn, strict=True))
+
+
+def test_what_an_edit_leaves_open_is_as_the_settings_say(
+    editor: Editor, trajectory: Trajectory
+) -> None:
+    settings = Reconstruction(
+        start="noise", guidance_scale=5.0, negative_prompt="blur", guidance_steps=(0, 1)
+    )
+    spec = EditSpec("a fox", negative_prompt="blur", guidance_scale=5.0)
+    other = EditSpec("a fox", negative_prompt="blur", guidance_scale=1.0)
+    bare, full, weak = (
+        editor.reconstruct(trajectory, one, settings, output_type="latent")[0]
+        for one in (EditSpec("a fox"), spec, other)
+    )
+    assert torch.equal(bare, full)
+    assert not torch.equal(bare, weak)
+
+
+def test_settings_may_be_given_by_name_and_an_unknown_one_is_met_with_the_nearest(
+    editor: Editor, trajectory: Trajectory
+) -> None:
+    by_name = editor.reconstruct(trajectory, "a fox", start="inverted", output_type="latent")
+    by_object = editor.reconstruct(
+        trajectory, "a fox", Reconstruction(start="inverted"), output_type="latent"
+    )
+    assert torch.equal(by_name[0], by_object[0])
+    with pytest.raises(TypeError, match="no setting 'guidance'; did you mean 'guidance_s"):
+        editor.reconstruct(trajectory, "a fox", guidance=4)
+    with pytest.raises(TypeError, match="Inversion has no setting 'step'; did you mean 'steps'"):
+        editor.invert(CLIP, step=4)
+
+
+def test_the_output_comes_in_four_forms(editor: Editor, trajectory: Trajectory) -> None:
+    made = {
+        kind: editor.reconstruct(trajectory, "a fox", output_type=kind)[0]  # type: ignore[arg-type]
+        for kind in ("uint8", "np", "pil", "latent")
+    }
+    assert isinstance(made["np"], np.ndarray)
+    assert np.array_equal(made["np"], made["uint8"].numpy())
+    assert np.array_equal(np.stack([np.asarray(image) for image in made["pil"]]), made["np"])
+    assert made["latent"].shape == trajectory.latents[0].shape
+    with pytest.raises(ValueError, match="output_type is 'gif'; expected one of uint8, pil"):
+        editor.reconstruct(trajectory, "a fox", output_type="gif")  # type: ignore[arg-type]
+
+
+def test_a_callback_sees_every_step_and_may_change_the_latents(
+    editor: Editor, trajectory: Trajectory
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def watch(
+        pipe: Editor, step: int, timestep: int, tensors: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        assert pipe is editor
+        seen.append((step, timestep))
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    (made,) = editor.reconstruct(
+        trajectory,
+        "a fox",
+        start="inverted",
+        output_type="latent",
+        callback_on_step_end=watch,
+    )
+    levels = trajectory.schedule.levels
+    assert seen == [(0, levels[2].timestep), (1, levels[1].timestep)]
+    assert not made.any()
+
+
+def test_a_generator_takes_the_place_of_the_seed(editor: Editor, trajectory: Trajectory) -> None:
+    def made(number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(number)
+        (latents,) = editor.reconstruct(
+            trajectory, "a fox", start="noise", generator=generator, output_type="latent"
+        )
+        return latents
+
+    assert torch.equal(made(1), made(1))
+    assert not torch.equal(made(1), made(2))
+
+
+# Trajectories
+
+
+def test_a_saved_trajectory_gives_the_same_edits(
+    editor: Editor, trajectory: Trajectory, tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "clip.trajectory")
+    trajectory.save(folder, dtype="fp32")
+    loaded = Trajectory.load(folder)
+    assert repr(loaded) == repr(trajectory)
+    for start in (0.5, "inverted", "noise"):
+        before, after = (
+            editor.reconstruct(one, "a fox", start=start)[0] for one in (trajectory, loaded)
+        )
+        assert torch.equal(before, after)
+
+
+def test_a_folder_without_a_trajectory_and_another_checkpoints_are_refused(
+    editor: Editor, checkpoints: dict[str, Path], trajectory: Trajectory, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="no trajectory is stored there"):
+        Trajectory.load(str(tmp_path))
+    other = Editor.from_pretrained(str(checkpoints["2b"]), device="cpu")
+    with pytest.raises(ValueError, match="inverted with another checkpoint"):
+        other.reconstruct(trajectory, "a fox")
+    low = editor.invert(CLIP, steps=STEPS, highest=0.5)
+    with pytest.raises(ValueError, match="the trajectory reaches 1"):
+        editor.reconstruct(low, "a fox", start="inverted")
 
 
 # Frames

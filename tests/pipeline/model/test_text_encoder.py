@@ -11,6 +11,7 @@ from diffusers import CogVideoXPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import RowError
 from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
 from pipeline.model.text_encoder import PromptStore, encode_prompt
 from pipeline.storage import Folder
@@ -60,8 +61,8 @@ def test_a_stored_embedding_comes_back_bit_by_bit(tmp_path: Path, dtype: torch.d
     assert torch.equal(found, embedding)
 
 
-def test_a_prompt_that_was_never_encoded_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_a_prompt_that_was_never_encoded_is_an_error_of_storage(tmp_path: Path) -> None:
+    with pytest.raises(RowError, match="'a red cube' is not in .*; run the job again"):
         PromptStore(Folder(str(tmp_path))).embedding("a red cube")
 
 
