@@ -61,7 +61,7 @@ def run(
     """Run a job to its end and store its results.
 
     Args:
-        done: keys of edits that are not owed.
+        done: keys of edits that are not pending.
         repeated: the digest of the first row of each `video_id` that several rows have.
         on_progress: called about five times a second, in this thread.
 

@@ -20,7 +20,8 @@ class GroupSettings:
         gpus: N, the ranks of a group, one GPU each (one CPU core each without GPUs).
         ulysses: ranks that share the attention heads; `auto` takes the largest legal degree.
         ring: ranks that pass keys and values around.
-        cfg: 2 gives each half of classifier-free guidance its own half of the group.
+        cfg: 2 gives the negative and the positive prompt of classifier-free guidance ranks of
+            their own.
     """
 
     groups: Annotated[int, Ge(1)] = 1

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +26,17 @@ from tqdm.auto import tqdm
 
 from pipeline.algorithm.branches import Prompt
 from pipeline.algorithm.inversion import climb
-from pipeline.algorithm.reconstruction import Edited, EditPrompts, reconstruct, seeded_noise
+from pipeline.algorithm.reconstruction import Edited, reconstruct
 from pipeline.algorithm.schedule import Schedule
 from pipeline.errors import ErrorCode, RowError
 from pipeline.inputs import (
+    OutputType,
     as_frames,
+    as_output,
     as_specs,
     check_frames,
+    check_output_type,
+    check_trajectory,
     frame_rule,
     is_location,
     usable_device,
@@ -51,27 +55,18 @@ from pipeline.model.checkpoint import (
 from pipeline.model.group import OneRank, TokenGroup
 from pipeline.model.scheduler import schedule_from_config, script_schedule
 from pipeline.model.sizes import check_blocks, clip_size
-from pipeline.model.text_encoder import TextEncoder
+from pipeline.model.text_encoder import Embeddings, TextEncoder
 from pipeline.model.transformer import VelocityModel
 from pipeline.model.vae import Codec, to_uint8
-from pipeline.plan import denoising_steps, highest_stored, start_level
+from pipeline.plan import denoising_steps, edit_prompts, start_latents
 from pipeline.records import EditSpec, derived_seed
 from pipeline.settings import Inversion, Reconstruction, VideoSettings
 from pipeline.storage import local_copy
 from pipeline.trajectories.trajectory import Trajectory
 
-OutputType = Literal["uint8", "pil", "np", "latent"]
-OUTPUT_TYPES = ("uint8", "pil", "np", "latent")
 StepCallback = Callable[["Editor", int, int, dict[str, Tensor]], dict[str, Tensor] | None]
 """(editor, step, timestep, {"latents": [K, F, C, H, W]}) -> what takes the latents' place, if
 anything, in the same form: diffusers' `callback_on_step_end`."""
-
-
-class Embeddings(Protocol):
-    """Where prompt embeddings come from: a text encoder, or a job's store of them."""
-
-    def embedding(self, prompt: str) -> Tensor:
-        """[L, D]."""
 
 
 @dataclass
@@ -220,12 +215,7 @@ class Editor:
             return self.codec.decode(latents, frames)
 
     def extend(
-        self,
-        top: Tensor,
-        level: int,
-        schedule: Schedule,
-        inversion: Inversion,
-        highest: int,
+        self, top: Tensor, level: int, schedule: Schedule, inversion: Inversion, highest: int
     ) -> Tensor:
         """The entries from `level` to `highest`, [highest - level + 1, F, C, H, W], float32.
 
@@ -238,16 +228,9 @@ class Editor:
         top = top.to(self.device, torch.float32)
         entries = [top[-1]]
         velocity = self.model.velocity(self.prompt(""))
+        how: Any = {"method": inversion.method, "iterations": inversion.iterations}
         with self._at_work(self.model.transformer), self._bar(highest - level) as bar:
-            for x in climb(
-                velocity,
-                top,
-                level,
-                schedule,
-                method=inversion.method,
-                iterations=inversion.iterations,
-                highest=highest,
-            ):
+            for x in climb(velocity, top, level, schedule, highest=highest, **how):
                 entries.append(x)
                 bar.update()
         made = torch.stack(entries)
@@ -327,12 +310,12 @@ class Editor:
             RowError: an edit is not finite.
         """
         settings = with_changes(settings or Reconstruction(), changes)
-        if output_type not in OUTPUT_TYPES:
-            known = ", ".join(OUTPUT_TYPES)
-            raise ValueError(f"output_type is {output_type!r}; expected one of {known}")
+        check_output_type(output_type)
         specs = as_specs(prompts)
         check_blocks(settings, self.info)
-        trajectory = self._own(trajectory, settings)
+        schedule = self.schedule(trajectory.schedule.steps, trajectory.method)
+        check_trajectory(trajectory, schedule, settings, str(self.info.path))
+        trajectory = replace(trajectory, schedule=schedule)
         if generator is not None:
             seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
         edits = [settings.filled(spec, derived_seed(seed, spec.prompt)) for spec in specs]
@@ -373,9 +356,9 @@ class Editor:
 
             return reconstruct(
                 self.model,
-                self._start(trajectory, edits, settings),
+                start_latents(settings, edits, trajectory.latents, schedule).to(self.device),
                 lambda level: trajectory.latents[level].to(self.device, torch.float32),
-                [self._prompts(edit, settings, source_prompt) for edit in edits],
+                [edit_prompts(settings, edit, source_prompt, self.prompt) for edit in edits],
                 steps,
                 schedule,
                 empty=self.prompt(""),
@@ -384,47 +367,6 @@ class Editor:
                 share=settings.reference != "script",
                 on_step=on_step,
             )
-
-    def _start(
-        self, trajectory: Trajectory, edits: Sequence[EditSpec], settings: Reconstruction
-    ) -> Tensor:
-        """The latents [K, F, C, H, W] that the denoising steps start from."""
-        if settings.start == "noise":
-            shape = trajectory.latents.shape[1:]
-            return torch.stack([seeded_noise(shape, e.seed or 0) for e in edits]).to(self.device)
-        top = trajectory.latents[start_level(settings, trajectory.schedule)]
-        return torch.stack([top.to(self.device, torch.float32)] * len(edits))
-
-    def _prompts(self, edit: EditSpec, settings: Reconstruction, source_prompt: str) -> EditPrompts:
-        """The prompts of an edit, and those that its references are described with."""
-        positive, negative = edit.prompt, edit.negative_prompt or ""
-        seen = {
-            "null": ("", ""),
-            "none": ("", ""),
-            "source": (source_prompt, source_prompt),
-        }.get(settings.reference, (positive, negative))
-        texts = (positive, negative, *seen)
-        known = {text: self.prompt(text) for text in texts}
-        return EditPrompts(*(known[text] for text in texts))
-
-    def _own(self, trajectory: Trajectory, settings: Reconstruction) -> Trajectory:
-        """A trajectory along this checkpoint's own schedule, once it is found to fit."""
-        schedule = self.schedule(trajectory.schedule.steps, trajectory.method)
-        if any(
-            abs(ours.alpha - theirs.alpha) > 1e-6
-            for ours, theirs in zip(schedule.levels, trajectory.schedule.levels, strict=True)
-        ):
-            raise ValueError(
-                f"the trajectory's noise levels are not those of {self.info.path}; it was inverted "
-                "with another checkpoint: invert the clip with this one"
-            )
-        needed = highest_stored(settings, schedule)
-        if needed > trajectory.highest:
-            raise ValueError(
-                f"the settings need level {needed}; the trajectory reaches {trajectory.highest}. "
-                "Invert with a larger `highest`"
-            )
-        return replace(trajectory, schedule=schedule)
 
     def _finished(self, edit: EditSpec, latents: Tensor, frames: int, output: OutputType) -> Any:
         """An edit's latents [F', C, h, w] in the form that was asked for."""
@@ -437,12 +379,7 @@ class Editor:
             )
         if output == "latent":
             return latents
-        pixels = to_uint8(decoded)
-        if output == "pil":
-            from PIL import Image
-
-            return [Image.fromarray(frame) for frame in pixels.numpy()]
-        return pixels.numpy() if output == "np" else pixels
+        return as_output(to_uint8(decoded), output)
 
     def _bar(self, total: int) -> Any:
         return tqdm(total=total, **self.progress_bar)

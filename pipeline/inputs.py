@@ -6,20 +6,24 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.algorithm.schedule import Schedule
 from pipeline.dtypes import DTYPES
 from pipeline.media.decoding import Clip
 from pipeline.media.frames import FrameRule
 from pipeline.model.checkpoint import CheckpointInfo
+from pipeline.plan import highest_stored
 from pipeline.records import EditSpec
 from pipeline.settings import Inversion, Reconstruction
+from pipeline.trajectories.trajectory import Trajectory
 
 Settings = TypeVar("Settings", Inversion, Reconstruction)
+OutputType = Literal["uint8", "pil", "np", "latent"]
 
 
 def with_changes(settings: Settings, changes: dict[str, Any]) -> Settings:
@@ -109,6 +113,33 @@ def check_frames(frames: Tensor, info: CheckpointInfo) -> None:
             )
 
 
+def check_trajectory(
+    trajectory: Trajectory, schedule: Schedule, settings: Reconstruction, checkpoint: str
+) -> None:
+    """Whether edits can be made from a trajectory.
+
+    Args:
+        schedule: the checkpoint's own, of as many steps.
+
+    Raises:
+        ValueError: it is another checkpoint's, or does not reach the level that the settings need.
+    """
+    if any(
+        abs(ours.alpha - theirs.alpha) > 1e-6
+        for ours, theirs in zip(schedule.levels, trajectory.schedule.levels, strict=True)
+    ):
+        raise ValueError(
+            f"the trajectory's noise levels are not those of {checkpoint}; it was inverted with "
+            "another checkpoint: invert the clip with this one"
+        )
+    needed = highest_stored(settings, schedule)
+    if needed > trajectory.highest:
+        raise ValueError(
+            f"the settings need level {needed}; the trajectory reaches {trajectory.highest}. "
+            "Invert with a larger `highest`"
+        )
+
+
 def usable_device(device: str | torch.device | None) -> torch.device:
     """A device that this build of torch and this machine have; the best one by default.
 
@@ -139,3 +170,19 @@ def usable_dtype(
         return dtype  # type: ignore[return-value]
     known = ", ".join(str(one) for one in DTYPES.values())
     raise ValueError(f"torch_dtype is {dtype!r}; expected {known}, or 'auto'")
+
+
+def check_output_type(output_type: str) -> None:
+    """Raises ValueError for a form of output that is not known."""
+    known = get_args(OutputType)
+    if output_type not in known:
+        raise ValueError(f"output_type is {output_type!r}; expected one of {', '.join(known)}")
+
+
+def as_output(frames: Tensor, output_type: OutputType) -> Any:
+    """Frames, uint8 [F, H, W, 3], in the form that was asked for."""
+    if output_type == "pil":
+        from PIL import Image
+
+        return [Image.fromarray(frame) for frame in frames.numpy()]
+    return frames.numpy() if output_type == "np" else frames

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from pipeline.algorithm.branches import Prompt
 from pipeline.algorithm.guidance import guidance_at, in_window
-from pipeline.algorithm.reconstruction import DenoisingStep
+from pipeline.algorithm.reconstruction import DenoisingStep, EditPrompts, seeded_noise
 from pipeline.algorithm.schedule import Schedule
+from pipeline.records import EditSpec
 from pipeline.settings import Reconstruction
 
 
@@ -60,3 +66,39 @@ def denoising_steps(
         )
         for level in range(top, 0, -1)
     ]
+
+
+def start_latents(
+    settings: Reconstruction, edits: Sequence[EditSpec], latents: Any, schedule: Schedule
+) -> Tensor:
+    """The latents [K, F, C, H, W], float32, that the denoising steps start from.
+
+    Args:
+        edits: K of them.
+        latents: the trajectory's entries, [L + 1, F, C, H, W].
+    """
+    if settings.start == "noise":
+        return torch.stack([seeded_noise(latents.shape[1:], edit.seed or 0) for edit in edits])
+    return torch.stack([latents[start_level(settings, schedule)].float()] * len(edits))
+
+
+def edit_prompts(
+    settings: Reconstruction,
+    edit: EditSpec,
+    source_prompt: str,
+    prompt: Callable[[str], Prompt],
+) -> EditPrompts:
+    """The prompts of an edit, and those that its references are described with.
+
+    Args:
+        prompt: a text with its embedding.
+    """
+    positive, negative = edit.prompt, edit.negative_prompt or ""
+    described = {
+        "null": ("", ""),
+        "none": ("", ""),
+        "source": (source_prompt, source_prompt),
+    }.get(settings.reference, (positive, negative))
+    texts = (positive, negative, *described)
+    known = {text: prompt(text) for text in texts}
+    return EditPrompts(*(known[text] for text in texts))

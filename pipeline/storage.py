@@ -149,8 +149,8 @@ def local_copy(uri: str) -> Iterator[tuple[BinaryIO, str]]:
         except (ValueError, ImportError) as error:
             raise RowError(ErrorCode.BAD_URI, f"{uri}: cannot be opened: {error}") from error
         except Exception as error:  # each storage has its own kinds of failure
-            said = f"{type(error).__name__}: {error}"
-            raise RowError(ErrorCode.STORAGE, f"{uri}: could not be read: {said}") from error
+            text = f"{type(error).__name__}: {error}"
+            raise RowError(ErrorCode.STORAGE, f"{uri}: could not be read: {text}") from error
         copy.seek(0)
         yield cast(BinaryIO, copy), sha.hexdigest()
 

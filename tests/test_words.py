@@ -159,7 +159,7 @@ def test_no_private_word_is_left_in(room: str) -> None:
         "def travellers(table): ...",
         "# whatever can be mended",
         "UNFIT = 'unfit'",
-        "RENDEZVOUS = 'RETAKE_RENDEZVOUS'",
+        "MEETING = 'RETAKE_MEETING'",
         "error = 'its last words: none'",
         "# its last\n# words",
         "WALKS = 3",

@@ -111,7 +111,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
         pair = (_random_object(rng, 7.5, 9.5), _random_object(rng, 7.5, 9.5))
         gap = np.linalg.norm(pair[0].path.centres() - pair[1].path.centres(), axis=1).min()
         scene = Scene(pair, background)
-        if gap > 1.45 * (pair[0].size + pair[1].size) and _told_apart(scene):
+        if gap > 1.45 * (pair[0].size + pair[1].size) and _distinct(scene):
             return scene
 
 
@@ -177,7 +177,7 @@ def random_relook(scene: Scene, rng: np.random.Generator) -> Scene:
     )
     background = _pick(rng, BACKGROUNDS) if rng.random() < 0.35 else scene.background
     changed = Scene(objects, background)
-    return changed if changed != scene and _told_apart(changed) else random_relook(scene, rng)
+    return changed if changed != scene and _distinct(changed) else random_relook(scene, rng)
 
 
 def draw(scene: Scene, frames: int = FRAMES, size: int = SIZE) -> Frames:
@@ -261,7 +261,7 @@ def _random_path(rng: np.random.Generator, size: float) -> Path:
     return Path((float(x), float(y)), heading, length, bend)
 
 
-def _told_apart(scene: Scene) -> bool:
+def _distinct(scene: Scene) -> bool:
     """Whether each object has a colour of its own, so that prompts and judges can name it."""
     return len({one.colour for one in scene.objects}) == len(scene.objects)
 

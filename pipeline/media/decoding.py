@@ -116,12 +116,7 @@ def read_clip(
             )
         count = rule.largest_at_most(len(pictures))
         if count is None or shown is None:
-            at = "" if fps is None else f" at {fps:g} frames a second"
-            raise RowError(
-                ErrorCode.VIDEO_TOO_SHORT,
-                f"{name}: has {source.decoded} frames, which leaves {len(pictures)} from "
-                f"start_frame {start_frame} on{at}; an edit needs at least {rule.minimum}",
-            )
+            raise _too_short(source, len(pictures), rule, start_frame, fps)
         sideways = orientation(shown)[0]
         return Clip(
             frames=torch.stack(pictures[:count]),
@@ -147,6 +142,17 @@ def _check_request(
     else:
         return wanted
     raise RowError(ErrorCode.BAD_VALUE, f"{name}: {problem}")
+
+
+def _too_short(
+    source: VideoSource, found: int, rule: FrameRule, start_frame: int, fps: float | None
+) -> RowError:
+    at = "" if fps is None else f" at {fps:g} frames a second"
+    return RowError(
+        ErrorCode.VIDEO_TOO_SHORT,
+        f"{source.name}: has {source.decoded} frames, which leaves {found} from start_frame "
+        f"{start_frame} on{at}; an edit needs at least {rule.minimum}",
+    )
 
 
 def _fit(

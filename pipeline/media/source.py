@@ -3,7 +3,7 @@
 Files may be hostile, broken or no video at all. `open_source` starts only demuxers that read
 nothing but the file itself, and each way in which a file disappoints has its own error code.
 
-A file that ends early is VIDEO_TRUNCATED rather than a shorter video, wherever that can be told: by
+A file that ends early is VIDEO_TRUNCATED rather than a shorter video, wherever that can be seen: by
 a damaged packet or frame, or by an MP4, Matroska or AVI that says it is longer than the file is. An
 MP4 that lost its index is VIDEO_TRUNCATED too. Raw streams, MPEG-TS, FLV and GIF do not
 say how long they are: cut off between two frames they are whole, shorter videos.
@@ -27,7 +27,7 @@ from pipeline.errors import ErrorCode, RowError
 
 # FFmpeg's demuxers that read nothing but the file itself. Left out are those that open what the
 # file names (hls, dash, concat, sdp, imf, ...) and still images. The second line is audio, so that
-# such a file is told what it lacks.
+# the message for such a file names what it lacks.
 CONTAINERS = (
     "mov,matroska,avi,flv,live_flv,mpegts,mpeg,asf,mxf,gxf,nut,ogg,rm,wtv,dv,ivf,nsv,gif,apng,"
     "mp3,aac,flac,wav,w64,aiff,caf,ac3,eac3,dts,amr,au,"

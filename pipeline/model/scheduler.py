@@ -30,7 +30,7 @@ def schedule_from_config(config: Mapping[str, Any], steps: int) -> Schedule:
 
 
 def script_schedule(config: Mapping[str, Any], steps: int) -> ScriptSchedule:
-    """The levels as the public script walks them; arguments and errors as above."""
+    """The levels as the public script takes them; arguments and errors as above."""
     from diffusers import DDIMInverseScheduler
 
     forward = _forward_scheduler(config, steps)

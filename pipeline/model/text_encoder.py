@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load, save
@@ -35,6 +35,13 @@ def encode_prompt(tokenizer: Any, encoder: Any, prompt: str, tokens: int) -> Ten
         return_tensors="pt",
     ).input_ids
     return encoder(ids.to(next(encoder.parameters()).device))[0][0]
+
+
+class Embeddings(Protocol):
+    """Where prompt embeddings come from: a text encoder, or a job's store of them."""
+
+    def embedding(self, prompt: str) -> Tensor:
+        """[L, D]."""
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,10 @@ class VelocityModel:
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """The velocities of all branches (`pipeline.algorithm.branches.Denoiser`).
 
-        Where the group has two cfg ranks, each computes half of the branches and all get the whole.
-        On a CPU a velocity's bytes do not depend on the branches beside it. On a GPU they do where
-        parts differ in size (never for clips above half of `TOKENS_AT_ONCE`), within rounding.
+        Where the group has two cfg ranks, each computes its share of the branches and all get the
+        whole. On a CPU a velocity's bytes do not depend on the branches beside it. On a GPU they do
+        where parts differ in size (never for clips above half of `TOKENS_AT_ONCE`), within
+        rounding.
         """
         shares = split_branches(branches, self.group.cfg_ranks)
         mine = shares[self.group.cfg_rank % len(shares)]

@@ -107,15 +107,8 @@ def reference_loss(
         rng, pool, inverted, len(trajectories), shapes_alone
     )
 
-    edit_prompts, reference_prompts, plain = [], [], ~inverted
-    for i, (scene, of_source, of_edit) in enumerate(
-        zip(scenes, source_looks, edit_looks, strict=True)
-    ):
-        looks = pool.looks[scene]
-        edit_prompts.append(training_prompt(looks[of_edit], rng))
-        prompt, own = reference_prompt(looks[of_source], edit_prompts[-1], rng)
-        reference_prompts.append(prompt)
-        plain[i] &= own
+    edit_prompts, reference_prompts, own = draw_prompts(rng, pool, scenes, source_looks, edit_looks)
+    plain = ~inverted & own
     # Nothing asked, nothing changed: guidance then pushes away from the source where the edit is to
     # differ, and nowhere else.
     edit_looks = np.where([prompt == "" for prompt in edit_prompts], source_looks, edit_looks)
@@ -144,12 +137,50 @@ def reference_loss(
         torch.from_numpy(np.concatenate([levels, levels])),
         edit_prompts + reference_prompts,
     )
-    of_edits, of_sources = velocity.chunk(2)
-    weight = pool.object_weight(scenes, OBJECT_WEIGHT)
-    kept = weight * torch.from_numpy(plain).view(-1, 1, 1, 1, 1) / weight.mean()
-    weight = weight + CHANGE_WEIGHT * change(source, edit)
-    edited = (weight * (of_edits - edit_target).square()).mean() / weight.mean()
-    return edited + 0.5 * (kept * (of_sources - source_target).square()).mean()
+    return _weighted_error(
+        velocity,
+        torch.cat([edit_target, source_target]),
+        pool.object_weight(scenes, OBJECT_WEIGHT),
+        CHANGE_WEIGHT * change(source, edit),
+        plain,
+    )
+
+
+def draw_prompts(
+    rng: np.random.Generator,
+    pool: Pool,
+    scenes: np.ndarray,
+    source_looks: np.ndarray,
+    edit_looks: np.ndarray,
+) -> tuple[list[str], list[str], np.ndarray]:
+    """The prompts of the edits and of the references, and which references have their own."""
+    edits, references, own = [], [], []
+    for scene, of_source, of_edit in zip(scenes, source_looks, edit_looks, strict=True):
+        looks = pool.looks[scene]
+        edits.append(training_prompt(looks[of_edit], rng))
+        prompt, is_own = reference_prompt(looks[of_source], edits[-1], rng)
+        references.append(prompt)
+        own.append(is_own)
+    return edits, references, np.array(own, dtype=bool)
+
+
+def _weighted_error(
+    velocity: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor,
+    changed: torch.Tensor,
+    plain: np.ndarray,
+) -> torch.Tensor:
+    """The squared error of both halves of a batch `[edits | sources]`.
+
+    Args:
+        weight: of each place; `changed` adds to it for the edits.
+        plain: which of the sources count.
+    """
+    of_edits, of_sources = (velocity - target).square().chunk(2)
+    of_plain = weight * torch.from_numpy(plain).view(-1, 1, 1, 1, 1) / weight.mean()
+    weight = weight + changed
+    return (weight * of_edits).mean() / weight.mean() + 0.5 * (of_plain * of_sources).mean()
 
 
 def change(source: torch.Tensor, edit: torch.Tensor) -> torch.Tensor:

@@ -119,7 +119,7 @@ def noised(latents: torch.Tensor, most: float, generator: torch.Generator) -> to
 def picture_loss(decoded: torch.Tensor, clips: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Squared and absolute error, objects and their surroundings counting five times.
 
-    Shapes are told by their outlines, and most of what a decoder gets wrong lies there.
+    Shapes are recognised by their outlines, and most of what a decoder gets wrong lies there.
     """
     error = decoded - clips
     weight = 1.0 + 4.0 * F.max_pool3d(masks, (1, 5, 5), stride=1, padding=(0, 2, 2))

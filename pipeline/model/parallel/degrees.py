@@ -19,7 +19,8 @@ class Degrees:
     Args:
         ulysses: ranks that trade tokens for heads in attention; it must divide the heads.
         ring: ranks that pass keys and values round.
-        cfg: 2 gives each half of classifier-free guidance its own half of the group.
+        cfg: 2 gives the negative and the positive prompt of classifier-free guidance ranks of
+            their own.
     """
 
     ulysses: int = 1
@@ -107,7 +108,7 @@ def _fault(degrees: Degrees, gpus: int, heads: int, tokens: int) -> str | None:
         if getattr(degrees, name) < 1:
             return f"{name} is {getattr(degrees, name)}, but must be at least 1"
     if degrees.cfg > 2:
-        return f"cfg is {degrees.cfg}, but guidance has two halves: it must be 1 or 2"
+        return f"cfg is {degrees.cfg}, but guidance has two branches: it must be 1 or 2"
     if heads % degrees.ulysses:
         return f"ulysses is {degrees.ulysses}, which does not divide {heads} heads"
     if degrees.ranks != gpus:

@@ -4,8 +4,7 @@ A group of ulysses * ring * cfg ranks predicts one velocity together. The tokens
 split over ulysses * ring ranks after the patch embedding. In every attention layer xfuser's `USP`
 brings together what attention must see (Ulysses trades tokens for heads, ring passes keys and
 values round) and calls `_reference_attention`, registered as an attention backend. With cfg 2
-each cfg rank's part of the group computes half of the branches; the parts exchange finished
-velocities only.
+each cfg rank computes its share of the branches; they exchange finished velocities only.
 
 The same code runs on NCCL and on gloo. Importing xfuser takes seconds: that happens in `start`, for
 a group of several ranks, and nowhere else.
