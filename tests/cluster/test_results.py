@@ -112,7 +112,7 @@ def test_a_compaction_that_was_killed_before_it_removed_the_old_files_is_finishe
 def test_many_rows_are_compacted_into_few_files_and_then_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.results.ROWS_PER_FILE", 3)
+    monkeypatch.setattr("cluster.results.compaction.ROWS_PER_FILE", 3)
     output = Folder(str(tmp_path))
     writer = ResultWriter(output, "r1")
     for number in range(10):
@@ -133,7 +133,7 @@ def test_many_rows_are_compacted_into_few_files_and_then_left(
 def test_files_are_left_when_they_are_one_more_than_the_rows_fill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, is_left: bool
 ) -> None:
-    monkeypatch.setattr("cluster.results.ROWS_PER_FILE", 3)
+    monkeypatch.setattr("cluster.results.compaction.ROWS_PER_FILE", 3)
     output = Folder(str(tmp_path))
     for part in range(3):
         made = [a_result(f"v{n}", "a") for n in range(rows) if n % 3 == part]

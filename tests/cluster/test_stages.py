@@ -18,7 +18,8 @@ from cluster.scan import count_pending, scan_manifest
 from cluster.settings import ClusterSettings, GroupSettings
 from cluster.stages import group as stages
 from cluster.stages.check import CheckRows
-from cluster.stages.group import EncodePrompts, FanOut, InvertVideos, ReconstructEdits
+from cluster.stages.invert import EncodePrompts, FanOut, InvertVideos
+from cluster.stages.reconstruct import ReconstructEdits
 from jobs.manifest.writing import write_manifest
 from pipeline.settings import EditingSettings, Reconstruction, TrajectorySettings
 from tests.cluster.ranks.test_owner import COMMAND
@@ -55,7 +56,7 @@ def checked(
     return CheckRows(job or a_job(), done or Keys.of([]), {})(pa.Table.from_pylist(rows))
 
 
-class Told:
+class Reports:
     """A report that a test reads."""
 
     def __init__(self) -> None:
@@ -75,7 +76,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     made = []
 
     def make(kind: type, job: Job, *, deadline_s: float = 60, device: str = "cpu") -> Any:
-        one = kind(job, Told(), GROUP, device, deadline_s, 1)
+        one = kind(job, Reports(), GROUP, device, deadline_s, 1)
         made.append(one)
         return one
 
@@ -87,12 +88,12 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
 @pytest.fixture
 def messages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[Any]]:
     """Gives what the ranks were sent so far, and forgets it."""
-    kept = tmp_path / "messages"
-    monkeypatch.setenv("KEPT_MESSAGES", str(kept))
+    sent = tmp_path / "messages"
+    monkeypatch.setenv("SENT_MESSAGES", str(sent))
 
     def read() -> list[Any]:
-        lines = kept.read_text().splitlines() if kept.exists() else []
-        kept.unlink(missing_ok=True)
+        lines = sent.read_text().splitlines() if sent.exists() else []
+        sent.unlink(missing_ok=True)
         return [json.loads(line) for line in lines]
 
     return read
@@ -141,10 +142,11 @@ def test_a_group_is_asked_for_all_that_a_row_says_and_for_nothing_else(
     made = through(checked(rows, job), *work)
     invert, reconstruct = messages()
     assert [start["work"] for start in starts] == ["edits", "edits"]
-    assert invert == {"op": "invert", "video": {"video": "/clips/a", "video_id": "v", **frames}}
-    assert reconstruct["video"] == invert["video"]
-    assert reconstruct["source_prompt"] == "a cube"
-    assert reconstruct["edits"] == [red, {**blue, "negative_prompt": ""}]
+    video = {"video": "/clips/a", "video_id": "v", "source_prompt": "a cube", **frames}
+    assert invert == {"video": {**video, "edits": []}}
+    blank = {"negative_prompt": "", "guidance_scale": None, "seed": None}
+    assert reconstruct["video"] == {**video, "edits": [red, {**blue, **blank}]}
+    assert reconstruct["inversion"]["trajectory"] == "k"
     assert [row["guidance_scale"] for row in made] == [4.0, 6.0]
     assert [row["prompt"] for row in made] == ["a red cube", "a blue cube"]
     assert {row["source_prompt"] for row in made} == {"a cube"}
@@ -158,10 +160,14 @@ def test_a_group_is_started_with_the_jobs_settings_and_its_own_degrees(
     job = a_job()
     job = replace(job, editing=replace(job.editing, seed=7, precision="bf16"))
     group = GroupSettings(gpus=1, ulysses=4, ring=3, cfg=2)
-    made = InvertVideos(job, Told(), group, "cpu", 60, 1)
+    made = InvertVideos(job, Reports(), group, "cpu", 60, 1)
     made.group.close()
     (start,) = messages()
-    assert start["degrees"] == {"ulysses": 4, "ring": 3, "cfg": 2}
+    assert {name: start[name] for name in ("ulysses", "ring", "cfg")} == {
+        "ulysses": 4,
+        "ring": 3,
+        "cfg": 2,
+    }
     assert start["settings"] == json.loads(json.dumps(asdict(job.editing)))
     assert start["device"] == "cpu"
 
@@ -415,11 +421,11 @@ def test_of_rows_with_one_id_the_manifests_first_is_edited_in_whatever_order_the
     ]
 
 
-def test_what_an_inversion_found_reaches_the_reconstruction_as_small_text(stage: Any) -> None:
+def test_what_an_inversion_found_reaches_the_reconstruction_as_a_small_record(stage: Any) -> None:
     job = a_job()
     row = through(checked([a_row("a")], job), stage(InvertVideos, job))[0]
-    assert json.loads(row["inverted"])["key"] == "k"
-    assert len(row["inverted"]) < 2000
+    assert row["inversion"]["trajectory"] == "k"
+    assert len(json.dumps(row["inversion"])) < 2000
 
 
 def test_a_trajectory_that_is_not_kept_goes_with_the_videos_last_edit(

@@ -6,9 +6,19 @@ import pathlib
 import signal
 import sys
 import time
+from dataclasses import asdict, dataclass
 
-from cluster.ranks.process import serve_requests
+from cluster.ranks.messages import EditVideo, EncodePrompts, InvertVideo, Start, parse_request
+from cluster.ranks.process import serve
 from pipeline.errors import ErrorCode, RowError
+from pipeline.records import (
+    EditResult,
+    Forwards,
+    InversionResult,
+    Metrics,
+    Timings,
+    VideoSpec,
+)
 
 
 class AcceleratorError(RuntimeError):
@@ -33,81 +43,110 @@ ERRORS = {
 }
 
 
-def a_row(message):
-    """Answers as a rank with a model does, or dies or hangs where the video's name says so."""
-    video = message["video"]["video"]
-    once = pathlib.Path(f"{video}.tried")
-    if video.endswith("kills") or (video.endswith("kills-once") and not once.exists()):
+@dataclass(frozen=True)
+class Command:
+    """What a rank shall do: `echo`, `die`, `exit`, `hang`, or an error of `ERRORS`.
+
+    Args:
+        rank: the one that it is for; by default every one.
+        others: what the others do instead.
+    """
+
+    op: str
+    text: str | None = None
+    rank: str | None = None
+    others: str | None = None
+
+
+def as_its_name_says(video: VideoSpec) -> None:
+    """Dies or hangs or refuses where the video's name says so."""
+    name = video.video
+    once = pathlib.Path(f"{name}.tried")
+    if name.endswith("kills") or (name.endswith("kills-once") and not once.exists()):
         once.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    if video.endswith("hangs"):
+    if name.endswith("hangs"):
         time.sleep(3600)
-    if video.endswith("unreadable"):
+    if name.endswith("unreadable"):
         raise RowError(ErrorCode.VIDEO_UNREADABLE, "no video")
-    if message["op"] == "invert":
-        inverted = {"key": "k", "frames": 5, "height": 8, "width": 8, "fps": 8.0}
-        return {
-            **inverted,
-            "source": "s",
-            "certificate": {},
-            "forwards": 6,
-            "timings": {"read": 1.0},
-            "damaged": "cut short" if video.endswith("damaged") else None,
-        }
+
+
+def invert(video: VideoSpec) -> InversionResult:
+    as_its_name_says(video)
+    return InversionResult(
+        trajectory="k",
+        frames=5,
+        height=8,
+        width=8,
+        fps=8.0,
+        source="s",
+        forwards=6,
+        timings=Timings(read=1.0),
+        trajectory_damage="cut short" if video.video.endswith("damaged") else None,
+    )
+
+
+def edit(video: VideoSpec, inversion: InversionResult) -> list[EditResult]:
+    as_its_name_says(video)
+    damage = "altered" if video.video.endswith("altered") else inversion.trajectory_damage
     return [
-        {
-            "edit_id": edit["edit_id"],
-            "output": f"edits/{edit['edit_id']}.mp4",
-            "guidance_scale": edit.get("guidance_scale", 6.0),
-            "seed": 1,
-            "metrics": {"flicker": 0.5},
-            "forwards": {"plain": 2, "injected": 4},
-            "timings": {"reconstruct": 3.0},
-            "damaged": "altered" if video.endswith("altered") else message["inverted"]["damaged"],
-        }
-        for edit in message["edits"]
+        EditResult(
+            edit_id=one.edit_id,
+            output=f"edits/{one.edit_id}.mp4",
+            guidance_scale=6.0 if one.guidance_scale is None else one.guidance_scale,
+            seed=1,
+            metrics=Metrics(flicker=0.5),
+            forwards=Forwards(plain=2, injected=4),
+            timings=Timings(reconstruct=3.0),
+            trajectory_damage=damage,
+        )
+        for one in video.edits
     ]
 
 
-def keep(message):
-    """Writes a message down, in the file that a test names."""
-    if kept := os.environ.get("KEPT_MESSAGES"):
-        with open(kept, "a") as file:
-            file.write(json.dumps(message) + "\n")
+def obey(op: str, text: str | None, rank: str | None, others: str | None) -> dict:
+    op = op if rank in (None, os.environ["RANK"]) else others or ""
+    if op == "die":
+        print("the end of a log", file=sys.stderr)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if op == "exit":
+        os._exit(7)
+    if op == "hang":
+        time.sleep(3600)
+    if op in ERRORS:
+        raise ERRORS[op]
+    return {"rank": int(os.environ["RANK"]), "echo": text}
 
 
-def prepare(start):
-    keep(start)
-    if start.get("refuse"):
-        raise ValueError(start["refuse"])
+def prepare(start: Start):
+    store(asdict(start))
+    if start.settings.get("refuse"):
+        raise ValueError(start.settings["refuse"])
     # What the environment names is a file that a test makes and takes away.
     if os.path.exists(os.environ.get("REFUSE_BESIDE", "")):
         raise ValueError("no such checkpoint now")
-    if start.get("hang"):
+    if start.settings.get("hang"):
         time.sleep(3600)
     print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"], "is ready")
+    return {Command: obey, InvertVideo: invert, EditVideo: edit, EncodePrompts: len_of}
 
-    def handle(message):
-        keep(message)
-        if "prompts" in message:
-            return len(message["prompts"])
-        if "video" in message:
-            return a_row(message)
-        mine = message.get("rank", os.environ["RANK"]) == os.environ["RANK"]
-        op = message["op"] if mine else message.get("others", "")
-        if op == "die":
-            print("these are my last words", file=sys.stderr)
-            os.kill(os.getpid(), signal.SIGKILL)
-        if op == "exit":
-            os._exit(7)
-        if op == "hang":
-            time.sleep(3600)
-        if op in ERRORS:
-            raise ERRORS[op]
-        return {"rank": int(os.environ["RANK"]), "echo": message.get("text")}
 
-    return handle
+def len_of(prompts: list[str]) -> int:
+    return len(prompts)
+
+
+def read(line: bytes):
+    values = json.loads(line)
+    store(values)
+    return Command(**values) if "op" in values else parse_request(line)
+
+
+def store(message: dict) -> None:
+    """Put a message where a test reads it."""
+    if path := os.environ.get("SENT_MESSAGES"):
+        with open(path, "a") as file:
+            file.write(json.dumps(message) + "\n")
 
 
 if __name__ == "__main__":
-    serve_requests(prepare)
+    serve(prepare, read)

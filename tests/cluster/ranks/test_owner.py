@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.ranks.messages import Start
 from cluster.ranks.owner import DeadlinePassed, GroupCannotStart, RankDied, RankGroup
+from tests.cluster.ranks.fake_rank import Command
 
 COMMAND = [sys.executable, "-m", "tests.cluster.ranks.fake_rank"]
 
@@ -23,7 +25,7 @@ def is_running(pid: int) -> bool:
 
 
 def a_group(ranks: int = 2, **start: object) -> RankGroup:
-    return RankGroup(COMMAND, ranks, start, start_deadline_s=60)
+    return RankGroup(COMMAND, ranks, Start("edits", start, "cpu"), start_deadline_s=60)
 
 
 @pytest.fixture
@@ -34,8 +36,8 @@ def group() -> Iterator[RankGroup]:
 
 
 def test_every_rank_answers_every_request(group: RankGroup) -> None:
-    answers = group.request({"op": "echo", "text": "hello"}, 30)
-    assert [a["result"] for a in answers] == [
+    answers = group.request(Command("echo", text="hello"), 30)
+    assert [a.result for a in answers] == [
         {"rank": 0, "echo": "hello"},
         {"rank": 1, "echo": "hello"},
     ]
@@ -44,32 +46,32 @@ def test_every_rank_answers_every_request(group: RankGroup) -> None:
 
 def test_a_message_larger_than_a_socket_buffer_arrives_whole(group: RankGroup) -> None:
     text = "x" * 3_000_000
-    assert group.request({"op": "echo", "text": text}, 30)[1]["result"]["echo"] == text
+    assert group.request(Command("echo", text=text), 30)[1].result["echo"] == text
 
 
 def test_a_rank_that_dies_ends_the_group_and_the_next_request_starts_another(
     group: RankGroup,
 ) -> None:
-    group.request({"op": "echo"}, 30)
+    group.request(Command("echo"), 30)
     pids = group.pids()
-    with pytest.raises(RankDied, match=r"(?s)rank 1 of 2 ended \(signal 9\).*my last words"):
-        group.request({"op": "die", "rank": "1"}, 30)
+    with pytest.raises(RankDied, match=r"(?s)rank 1 of 2 ended \(signal 9\).*the end of a log"):
+        group.request(Command("die", rank="1"), 30)
     assert not any(is_running(pid) for pid in pids)
-    assert group.request({"op": "echo", "text": "again"}, 30)[0]["result"]["echo"] == "again"
+    assert group.request(Command("echo", text="again"), 30)[0].result["echo"] == "again"
     assert group.starts == 2
 
 
 def test_an_exit_status_is_named(group: RankGroup) -> None:
     with pytest.raises(RankDied, match="exit status 7"):
-        group.request({"op": "exit"}, 30)
+        group.request(Command("exit"), 30)
 
 
 def test_a_rank_that_hangs_misses_the_deadline_and_is_killed(group: RankGroup) -> None:
-    group.request({"op": "echo"}, 30)
+    group.request(Command("echo"), 30)
     pids = group.pids()
     began = time.monotonic()
     with pytest.raises(DeadlinePassed, match=r"rank 1 of 2 gave no answer within 0\.5 s"):
-        group.request({"op": "hang", "rank": "1"}, 0.5)
+        group.request(Command("hang", rank="1"), 0.5)
     assert time.monotonic() - began < 30
     assert not any(is_running(pid) for pid in pids)
 
@@ -89,10 +91,10 @@ def test_an_error_of_a_row_is_an_answer_and_the_ranks_live_on(
     op: str, ranks: int, code: str, text: str
 ) -> None:
     group = a_group(ranks)
-    answer = group.request({"op": op}, 30)[0]
-    assert answer["error_code"] == code
-    assert text in answer["error"]
-    group.request({"op": "echo"}, 30)
+    answer = group.request(Command(op), 30)[0]
+    assert answer.error_code == code
+    assert text in answer.error
+    group.request(Command("echo"), 30)
     assert group.starts == 1
     group.close()
 
@@ -113,9 +115,9 @@ def test_ranks_that_need_a_restart_are_ended_and_the_next_request_is_not_charged
     group = a_group(ranks)
     group.start()
     pids = group.pids()
-    assert group.request({"op": op}, 30)[0]["error_code"] == code
+    assert group.request(Command(op), 30)[0].error_code == code
     assert not any(is_running(pid) for pid in pids)
-    assert len(group.request({"op": "echo"}, 30)) == ranks
+    assert len(group.request(Command("echo"), 30)) == ranks
     assert group.starts == 2
     group.close()
 
@@ -127,11 +129,11 @@ def test_the_error_of_one_rank_is_the_answer_where_the_others_wait_for_it(
     monkeypatch.setattr("cluster.ranks.owner.AGREE_S", agree_s)
     group.start()
     began = time.monotonic()
-    (answer,) = group.request({"op": "row error", "others": "hang", "rank": "1"}, deadline_s)
+    (answer,) = group.request(Command("row error", others="hang", rank="1"), deadline_s)
     assert time.monotonic() - began < 15
-    assert answer["error_code"] == "video_too_short"
+    assert answer.error_code == "video_too_short"
     assert group.pids() == []
-    assert len(group.request({"op": "echo"}, 30)) == 2
+    assert len(group.request(Command("echo"), 30)) == 2
 
 
 def test_a_rank_that_cannot_work_says_why() -> None:
@@ -151,16 +153,16 @@ def test_a_group_counts_its_starts_and_those_that_failed_in_a_row(
     closed.touch()
     for failed in (1, 2):
         with pytest.raises(GroupCannotStart):
-            group.request({"op": "echo"}, 30)
+            group.request(Command("echo"), 30)
         assert (group.starts, group.failed_starts) == (failed, failed)
     closed.unlink()
-    group.request({"op": "echo"}, 30)
+    group.request(Command("echo"), 30)
     assert (group.starts, group.failed_starts) == (3, 0)
     group.close()
 
 
 def test_a_start_that_takes_too_long_is_ended() -> None:
-    group = RankGroup(COMMAND, 1, {"hang": True}, start_deadline_s=1.5)
+    group = RankGroup(COMMAND, 1, Start("edits", {"hang": True}, "cpu"), start_deadline_s=1.5)
     with pytest.raises(DeadlinePassed):
         group.start()
     assert group.pids() == []

@@ -2,18 +2,19 @@
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from cluster.ranks.editing import prompt_store
+from cluster.ranks.messages import EditVideo, InvertVideo, Start
 from cluster.ranks.owner import RankGroup, rank_command
 from pipeline.media.encoding import write_clip
 from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
 from pipeline.model.text_encoder import encode_prompt
+from pipeline.records import EditResult, EditSpec, InversionResult, VideoSpec, from_dict
 from pipeline.settings import EditingSettings, Inversion, Reconstruction, VideoSettings
 from tests.drawn_videos import waves
 
@@ -50,41 +51,36 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def group(settings: EditingSettings, temporary: Path) -> Iterator[RankGroup]:
-    start = {
-        "work": "edits",
-        "settings": asdict(settings),
-        "device": "cpu",
-        "degrees": {"ulysses": 2, "ring": 1, "cfg": 1},
-    }
+    start = Start("edits", asdict(settings), "cpu", ulysses=2)
     group = RankGroup(rank_command(), 2, start, start_deadline_s=DEADLINE_S)
     yield group
     group.close()
 
 
 @pytest.fixture
-def video(tmp_path: Path) -> dict[str, Any]:
+def video(tmp_path: Path) -> VideoSpec:
     with (tmp_path / "clip.mp4").open("wb") as file:
         write_clip(file, torch.from_numpy(waves(9, 40, 60)), fps=8)
-    return {"video_id": "clip", "video": str(tmp_path / "clip.mp4")}
+    return VideoSpec(str(tmp_path / "clip.mp4"), "clip")
 
 
-def test_a_group_leaves_no_temporary_file_and_says_which_ranks_slice_was_damaged(
-    group: RankGroup, settings: EditingSettings, temporary: Path, video: dict[str, Any]
+def test_a_group_leaves_no_temporary_file_and_reports_which_ranks_slice_was_damaged(
+    group: RankGroup, settings: EditingSettings, temporary: Path, video: VideoSpec
 ) -> None:
     group.start()
     assert not list(temporary.iterdir()), "a group that is killed now leaves it for ever"
-    inverted = group.request({"op": "invert", "video": video}, DEADLINE_S)[0]["result"]
-    folder = Path(settings.output) / "trajectories" / inverted["key"]
+    result = group.request(InvertVideo(video), DEADLINE_S)[0].result
+    inversion = from_dict(InversionResult, result)
+    folder = Path(settings.output) / "trajectories" / inversion.trajectory
     (shard,) = folder.glob("shard-00001-of-00002-*")
     data = bytearray(shard.read_bytes())
     data[-3] ^= 4
     shard.write_bytes(data)
-    edits = [{"edit_id": "red", "prompt": "a red fox"}]
-    asked = {"op": "reconstruct", "video": video, "inverted": inverted, "edits": edits}
-    answers = group.request({**asked, "source_prompt": None}, DEADLINE_S)
+    video = replace(video, edits=(EditSpec("a red fox", "red"),))
+    answers = group.request(EditVideo(video, inversion), DEADLINE_S)
     for answer in answers:
-        (made,) = answer["result"]
-        assert made["error_code"] is None
-        assert f"{shard.name}, level 2: chunk 47 is altered" in made["damaged"]
+        made = from_dict(EditResult, answer.result[0])
+        assert made.error_code is None
+        assert f"{shard.name}, level 2: chunk 47 is altered" in str(made.trajectory_damage)
     assert group.starts == 1
     assert not list(temporary.iterdir())
