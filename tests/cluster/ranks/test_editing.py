@@ -3,8 +3,8 @@
 import math
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cluster.ranks.edit_video import edit_video
-from cluster.ranks.editing import ALGORITHM, EditingProcess, prompt_store
+from cluster.ranks.editing import ALGORITHM, RankEditor, prompt_store
 from cluster.ranks.invert_video import invert_video
-from cluster.ranks.requests import EditRequest, Inverted, VideoRequest
 from pipeline.errors import ErrorCode, RowError
 from pipeline.media.decoding import read_clip
 from pipeline.media.encoding import write_clip
 from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
 from pipeline.model.text_encoder import encode_prompt
 from pipeline.quality.metrics import noise_statistics, signal_to_error_db
+from pipeline.records import (
+    EditResult,
+    EditSpec,
+    Forwards,
+    InversionResult,
+    Metrics,
+    VideoSpec,
+)
 from pipeline.settings import (
     EditingSettings,
     Inversion,
@@ -34,7 +41,7 @@ from pipeline.trajectories.index import read_index
 from pipeline.trajectories.reader import TrajectoryReader
 from tests.drawn_videos import waves
 
-RED, BLUE = EditRequest("red", "a red fox"), EditRequest("blue", "a blue fox")
+RED, BLUE = EditSpec("a red fox", "red"), EditSpec("a blue fox", "blue")
 PROMPTS = ("", RED.prompt, BLUE.prompt)
 
 
@@ -50,136 +57,155 @@ def settings(checkpoint: Path, tmp_path: Path) -> EditingSettings:
 
 
 @pytest.fixture
-def request_(tmp_path: Path) -> Iterator[VideoRequest]:
+def request_(tmp_path: Path) -> Iterator[VideoSpec]:
     with (tmp_path / "clip.mp4").open("wb") as file:
         write_clip(file, torch.from_numpy(waves(10, 40, 60)), fps=8)
-    yield VideoRequest("clip", str(tmp_path / "clip.mp4"))
+    yield VideoSpec(str(tmp_path / "clip.mp4"), "clip")
 
 
-def a_process(settings: EditingSettings) -> EditingProcess:
+def a_rank(settings: EditingSettings) -> RankEditor:
     info = open_checkpoint(settings.checkpoint)
     store = prompt_store(settings, info)
     tokenizer, encoder = load_text_encoder(info, torch.float32, "cpu")
     for prompt in PROMPTS:
         store.write(prompt, encode_prompt(tokenizer, encoder, prompt, info.text_tokens))
-    return EditingProcess(settings, torch.device("cpu"))
+    return RankEditor.load(settings, torch.device("cpu"))
+
+
+def edited(
+    rank: RankEditor, video: VideoSpec, inversion: InversionResult, edits: Sequence[EditSpec]
+) -> list[EditResult]:
+    return edit_video(rank, replace(video, edits=tuple(edits)), inversion)
+
+
+def known(metrics: Metrics) -> dict[str, float]:
+    """The metrics that are there, by name."""
+    return {name: value for name, value in asdict(metrics).items() if value is not None}
+
+
+def spoil(rank: RankEditor, prompt: str) -> None:
+    """Make the stored embedding of a prompt not finite."""
+    store = prompt_store(rank.settings, rank.editor.info)
+    store.write(prompt, torch.full_like(store.embedding(prompt), torch.nan))
 
 
 def test_a_video_is_inverted_stored_edited_and_certified(
-    settings: EditingSettings, request_: VideoRequest
+    settings: EditingSettings, request_: VideoSpec
 ) -> None:
-    process = a_process(replace(settings, inversion=Inversion(steps=4, round_trip=True)))
-    inverted = invert_video(process, request_)
+    rank = a_rank(replace(settings, inversion=Inversion(steps=4, round_trip=True)))
+    inverted = invert_video(rank, request_)
     assert (inverted.frames, inverted.height, inverted.width, inverted.fps) == (9, 32, 48, 8.0)
     # Edits start at half of the levels: two of them, one evaluation each and one to start, and
     # two more for the round trip.
     assert inverted.forwards == 3 + 2
-    assert set(inverted.certificate) == {
+    assert set(known(inverted.metrics)) == {
         "noise_level", "noise_mean", "noise_std", "noise_kurtosis", "vae_psnr_db", "round_trip_db",
     }  # fmt: skip
-    assert inverted.certificate["noise_level"] == 0.5
-    made = edit_video(process, request_, inverted, [RED, BLUE])
+    assert inverted.metrics.noise_level == 0.5
+    made = edited(rank, request_, inverted, [RED, BLUE])
     for edit in made:
         assert edit.error_code is None
         with (Path(settings.output) / str(edit.output)).open("rb") as file:
             clip = read_clip(file, name="edit", height=32, width=48, frames=9)
         assert len(clip.frames) == 9
         # The first of two steps is guided.
-        assert edit.forwards == {"plain": 1.0, "injected": 3.0}
+        assert edit.forwards == Forwards(plain=1.0, injected=3.0)
         for name in ("flicker", "motion_agreement", "clipped_fraction", "largest_residual"):
-            assert math.isfinite(edit.metrics[name] or 0.0)
-            assert edit.metrics[name] is not None
+            assert math.isfinite(known(edit.metrics)[name])
 
 
 def test_a_stored_trajectory_is_reused_and_a_higher_start_extends_it(
-    settings: EditingSettings, request_: VideoRequest
+    settings: EditingSettings, request_: VideoSpec
 ) -> None:
-    first = invert_video(a_process(settings), request_)
-    again = invert_video(a_process(settings), request_)
-    assert (again.key, again.forwards) == (first.key, 0)
+    first = invert_video(a_rank(settings), request_)
+    again = invert_video(a_rank(settings), request_)
+    assert (again.trajectory, again.forwards) == (first.trajectory, 0)
     higher = replace(settings, reconstruction=Reconstruction(start="inverted"))
-    extended = invert_video(a_process(higher), request_)
-    assert extended.key == first.key
+    extended = invert_video(a_rank(higher), request_)
+    assert extended.trajectory == first.trajectory
     # Two velocities at the stored top are asked again, then one for each of the two new levels.
     assert extended.forwards == 4
-    assert edit_video(a_process(higher), request_, extended, [RED])[0].error_code is None
+    assert edited(a_rank(higher), request_, extended, [RED])[0].error_code is None
 
 
 def test_a_certificate_is_of_the_whole_way_also_after_an_extension(
-    settings: EditingSettings, request_: VideoRequest
+    settings: EditingSettings, request_: VideoSpec
 ) -> None:
     exact = TrajectorySettings(dtype="fp32")
     low = replace(settings, inversion=Inversion(steps=4, round_trip=True), trajectory=exact)
     high = replace(low, reconstruction=Reconstruction(start="inverted"))
     for asked, level in ((low, 2), (high, 4)):
-        process = a_process(asked)
-        inverted = invert_video(process, request_)
-        assert inverted.certificate["noise_level"] == level / 4
-        assert inverted.certificate["round_trip_db"] == pytest.approx(
-            walked_down(process, inverted.key, level), abs=1e-3
+        rank = a_rank(asked)
+        inverted = invert_video(rank, request_)
+        assert inverted.metrics.noise_level == level / 4
+        assert inverted.metrics.round_trip_db == pytest.approx(
+            denoised_db(rank, inverted.trajectory, level), abs=1e-3
         )
 
 
 def test_a_round_trip_is_measured_again_after_an_extension_that_did_not_ask_for_it(
-    settings: EditingSettings, request_: VideoRequest
+    settings: EditingSettings, request_: VideoSpec
 ) -> None:
     low = replace(settings, inversion=Inversion(steps=4, round_trip=True))
     high = replace(low, reconstruction=Reconstruction(start="inverted"))
-    invert_video(a_process(low), request_)
-    extended = invert_video(a_process(replace(high, inversion=Inversion(steps=4))), request_)
-    assert "round_trip_db" not in extended.certificate
-    process = a_process(high)
-    measured = invert_video(process, request_)
+    invert_video(a_rank(low), request_)
+    extended = invert_video(a_rank(replace(high, inversion=Inversion(steps=4))), request_)
+    assert extended.metrics.round_trip_db is None
+    rank = a_rank(high)
+    measured = invert_video(rank, request_)
     assert measured.forwards == 4
-    assert measured.certificate["round_trip_db"] == pytest.approx(
-        walked_down(process, measured.key, 4), abs=1e-3
+    assert measured.metrics.round_trip_db == pytest.approx(
+        denoised_db(rank, measured.trajectory, 4), abs=1e-3
     )
 
 
 def test_a_trajectory_that_its_dtype_cannot_hold_is_refused_with_the_way_out(
-    settings: EditingSettings, request_: VideoRequest, monkeypatch: pytest.MonkeyPatch
+    settings: EditingSettings, request_: VideoSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = a_process(settings)
-    encode = process.codec.encode
-    monkeypatch.setattr(process.codec, "encode", lambda *how: torch.full_like(encode(*how), 7e4))
+    rank = a_rank(settings)
+    encode = rank.editor.codec.encode
+    monkeypatch.setattr(
+        rank.editor.codec, "encode", lambda *how: torch.full_like(encode(*how), 7e4)
+    )
     with pytest.raises(RowError, match="fp16 holds; run the job with trajectory.dtype: bf16") as no:
-        invert_video(process, request_)
+        invert_video(rank, request_)
     assert no.value.code == ErrorCode.NOT_FINITE
 
 
-def walked_down(process: EditingProcess, key: str, level: int) -> float:
+def denoised_db(rank: RankEditor, key: str, level: int) -> float:
     """The round trip's dB, from what is stored."""
-    folder = process.trajectory_folder(key)
+    folder = rank.trajectory_folder(key)
     index = read_index(folder, key)
     assert index is not None
     with TrajectoryReader(folder, index) as reader:
         x, clean = reader.entry(level), reader.entry(0)
     for at in range(level, 0, -1):
-        timestep = process.schedule.levels[at].timestep
-        x = process.schedule.descend(x, process.model.velocity("")(x, timestep), at)
+        timestep = rank.schedule.levels[at].timestep
+        x = rank.schedule.descend(
+            x, rank.editor.model.velocity(rank.editor.prompt(""))(x, timestep), at
+        )
     return signal_to_error_db(clean, x)
 
 
 def test_a_metric_that_is_asked_for_later_is_computed_from_what_is_stored(
-    settings: EditingSettings, request_: VideoRequest, tmp_path: Path
+    settings: EditingSettings, request_: VideoSpec, tmp_path: Path
 ) -> None:
     asked = replace(settings, inversion=Inversion(steps=4, round_trip=True))
     bare = replace(settings, inversion=Inversion(steps=4, vae_psnr=False))
-    assert "vae_psnr_db" not in invert_video(a_process(bare), request_).certificate
-    later = invert_video(a_process(asked), request_)
+    assert invert_video(a_rank(bare), request_).metrics.vae_psnr_db is None
+    later = invert_video(a_rank(asked), request_)
     assert later.forwards == 2, "more than the round trip was computed"
-    fresh = invert_video(a_process(replace(asked, output=str(tmp_path / "new"))), request_)
-    assert later.certificate == pytest.approx(fresh.certificate, rel=1e-2, abs=1e-3)
-    assert invert_video(a_process(asked), request_).forwards == 0
+    fresh = invert_video(a_rank(replace(asked, output=str(tmp_path / "new"))), request_)
+    assert known(later.metrics) == pytest.approx(known(fresh.metrics), rel=1e-2, abs=1e-3)
+    assert invert_video(a_rank(asked), request_).forwards == 0
 
 
 def test_what_determines_a_trajectory_changes_its_key_and_nothing_else_does(
-    settings: EditingSettings, request_: VideoRequest, tmp_path: Path
+    settings: EditingSettings, request_: VideoSpec, tmp_path: Path
 ) -> None:
-    def key(request: VideoRequest = request_, **changes: Any) -> str:
-        process = a_process(replace(settings, **changes))
-        clip, content = process.read(request)
-        return process.trajectory_key(request, clip, content)
+    def key(request: VideoSpec = request_, **changes: Any) -> str:
+        rank = a_rank(replace(settings, **changes))
+        return rank.trajectory_key(request, rank.read(request))
 
     copied = tmp_path / "copy.mp4"
     copied.write_bytes((tmp_path / "clip.mp4").read_bytes())
@@ -248,13 +274,13 @@ def test_a_trajectorys_key_changes_with(
         inversion=fixed_point if what == "iterations" else Inversion(steps=4),
     )
     frames = torch.from_numpy(waves(10, 40, 60))
-    request = VideoRequest("clip", str(tmp_path / "clip.mp4"))
+    request = VideoSpec(str(tmp_path / "clip.mp4"), "clip")
 
     def key() -> str:
         with open(request.video, "wb") as file:
             write_clip(file, frames, fps=8)
-        process = EditingProcess(settings, torch.device("cpu"))
-        return process.trajectory_key(request, *process.read(request))
+        rank = RankEditor.load(settings, torch.device("cpu"))
+        return rank.trajectory_key(request, rank.read(request))
 
     before = key()
     assert before == key()
@@ -262,7 +288,7 @@ def test_a_trajectorys_key_changes_with(
     changes = dict(OF_A_TRAJECTORY[what])
     request = replace(request, **changes.pop("of_row", {}))
     frames[0] = frames[0] * changes.pop("pixel", 1)
-    monkeypatch.setattr("pipeline.process.ALGORITHM", changes.pop("algorithm", ALGORITHM))
+    monkeypatch.setattr("cluster.ranks.editing.ALGORITHM", changes.pop("algorithm", ALGORITHM))
     if scale := changes.pop("weight", None):
         file = tmp_path / "checkpoint/transformer/diffusion_pytorch_model.safetensors"
         save_file({n: scale * w for n, w in load_file(file).items()}, file, {"format": "pt"})
@@ -271,32 +297,33 @@ def test_a_trajectorys_key_changes_with(
 
 
 @pytest.mark.parametrize("when", ["before the inversion", "before the edits"])
-def test_a_damaged_trajectory_is_inverted_anew_and_said(
-    settings: EditingSettings, request_: VideoRequest, when: str
+def test_a_damaged_trajectory_is_inverted_anew_and_reported(
+    settings: EditingSettings, request_: VideoSpec, when: str
 ) -> None:
-    process = a_process(settings)
-    inverted = invert_video(process, request_)
-    expected = edit_video(process, request_, inverted, [RED])[0]
+    rank = a_rank(settings)
+    inverted = invert_video(rank, request_)
+    expected = edited(rank, request_, inverted, [RED])[0]
     output = Path(settings.output) / str(expected.output)
     made = output.read_bytes()
     output.unlink()
-    folder = Path(settings.output) / "trajectories" / inverted.key
+    folder = Path(settings.output) / "trajectories" / inverted.trajectory
     shard = next(folder.glob("shard-*"))
     data = bytearray(shard.read_bytes())
     data[-3] ^= 4
     if when == "before the inversion":
         shard.write_bytes(data[:-1])
-        again = invert_video(process, request_)
+        again = invert_video(rank, request_)
         assert again.forwards == inverted.forwards
-        assert "bytes; its index says" in str(again.damaged)
+        assert "bytes; its index says" in str(again.trajectory_damage)
     else:
         shard.write_bytes(data)
-        before = process.model.forwards.total
-        mended = edit_video(process, request_, inverted, [RED])[0]
-        assert (mended.error_code, expected.damaged) == (None, None)
-        assert f"{shard.name}, level 2: chunk 47 is altered" in str(mended.damaged)
-        assert process.model.forwards.total - before > inverted.forwards
-        assert mended.timings.keys() >= {"encode", "invert"}, "the inversion's seconds are lost"
+        before = rank.editor.model.forwards.total
+        repaired = edited(rank, request_, inverted, [RED])[0]
+        assert (repaired.error_code, expected.trajectory_damage) == (None, None)
+        assert f"{shard.name}, level 2: chunk 47 is altered" in str(repaired.trajectory_damage)
+        assert rank.editor.model.forwards.total - before > inverted.forwards
+        assert repaired.timings.encode > 0
+        assert repaired.timings.invert > expected.timings.invert, "the inversion's seconds are lost"
         assert output.read_bytes() == made
 
 
@@ -306,55 +333,52 @@ def a_cut_shard(settings: EditingSettings, key: str) -> None:
         shard.write_bytes(shard.read_bytes()[:-1])
 
 
-def test_a_trajectory_that_another_group_makes_again_too_is_walked_once_more(
-    settings: EditingSettings, request_: VideoRequest, monkeypatch: pytest.MonkeyPatch
+def test_a_trajectory_that_another_group_makes_again_too_is_read_once_more(
+    settings: EditingSettings, request_: VideoSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = a_process(settings)
-    inverted = invert_video(process, request_)
-    index = Path(settings.output) / "trajectories" / inverted.key / "index.json"
+    rank = a_rank(settings)
+    inverted = invert_video(rank, request_)
+    index = Path(settings.output) / "trajectories" / inverted.trajectory / "index.json"
     asked = []
 
-    def beside_another(process: EditingProcess, request: VideoRequest, **how: Any) -> Inverted:
+    def beside_another(rank: RankEditor, request: VideoSpec, **how: Any) -> InversionResult:
         assert index.exists(), "it may be the other group's new one"
         asked.append(how["damaged"])
-        again = invert_video(process, request, **how)
+        again = invert_video(rank, request, **how)
         if len(asked) == 1:
-            a_cut_shard(settings, inverted.key)
+            a_cut_shard(settings, inverted.trajectory)
         return again
 
     monkeypatch.setattr("cluster.ranks.edit_video.invert_video", beside_another)
-    a_cut_shard(settings, inverted.key)
-    made = edit_video(process, request_, inverted, [RED])[0]
-    assert (made.error_code, made.damaged) == (None, asked[1])
+    a_cut_shard(settings, inverted.trajectory)
+    made = edited(rank, request_, inverted, [RED])[0]
+    assert (made.error_code, made.trajectory_damage) == (None, asked[1])
     assert len(asked) == 2
 
 
 def test_a_trajectory_that_is_damaged_whenever_it_is_made_is_a_failed_row_of_storage(
-    settings: EditingSettings, request_: VideoRequest, monkeypatch: pytest.MonkeyPatch
+    settings: EditingSettings, request_: VideoSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = a_process(settings)
-    inverted = invert_video(process, request_)
+    rank = a_rank(settings)
+    inverted = invert_video(rank, request_)
 
-    def in_vain(*_: object, **how: Any) -> Inverted:
-        return replace(inverted, **how)
+    def in_vain(*_: object, **how: Any) -> InversionResult:
+        return replace(inverted, trajectory_damage=how["damaged"])
 
     monkeypatch.setattr("cluster.ranks.edit_video.invert_video", in_vain)
-    a_cut_shard(settings, inverted.key)
+    a_cut_shard(settings, inverted.trajectory)
     with pytest.raises(RowError, match="again 2 times and is damaged still: .* bytes") as caught:
-        edit_video(process, request_, inverted, [RED])
+        edited(rank, request_, inverted, [RED])
     assert caught.value.code == ErrorCode.STORAGE
 
 
 def test_an_edit_that_is_not_finite_fails_alone(
-    settings: EditingSettings, request_: VideoRequest
+    settings: EditingSettings, request_: VideoSpec
 ) -> None:
-    process = a_process(settings)
-    inverted = invert_video(process, request_)
-    process.know(PROMPTS)
-    broken = torch.full_like(process.model.prompts[RED.prompt], float("nan"))
-    process.prompts.write(RED.prompt, broken)
-    process.know([""])
-    red, blue = edit_video(process, request_, inverted, [RED, BLUE])
+    rank = a_rank(settings)
+    inverted = invert_video(rank, request_)
+    spoil(rank, RED.prompt)
+    red, blue = edited(rank, request_, inverted, [RED, BLUE])
     assert (red.error_code, red.output) == (ErrorCode.NOT_FINITE, None)
     assert "edit 'red'" in str(red.error)
     assert blue.error_code is None
@@ -362,41 +386,40 @@ def test_an_edit_that_is_not_finite_fails_alone(
 
 
 def test_an_inversion_that_is_not_finite_is_a_failed_row_and_stores_nothing(
-    settings: EditingSettings, request_: VideoRequest
+    settings: EditingSettings, request_: VideoSpec
 ) -> None:
-    process = a_process(settings)
-    process.know([""])
-    process.model.prompts[""] = process.model.prompts[""] * float("nan")
+    rank = a_rank(settings)
+    spoil(rank, "")
     with pytest.raises(RowError, match="not finite") as caught:
-        invert_video(process, request_)
+        invert_video(rank, request_)
     assert caught.value.code == ErrorCode.NOT_FINITE
     assert not (Path(settings.output) / "trajectories").exists()
 
 
 def test_a_prompt_that_was_never_encoded_is_named(
-    settings: EditingSettings, request_: VideoRequest
+    settings: EditingSettings, request_: VideoSpec
 ) -> None:
-    process = a_process(settings)
-    inverted = invert_video(process, request_)
+    rank = a_rank(settings)
+    inverted = invert_video(rank, request_)
     with pytest.raises(RowError, match="'a green fox' is not in"):
-        edit_video(process, request_, inverted, [EditRequest("green", "a green fox")])
+        edited(rank, request_, inverted, [EditSpec("a green fox", "green")])
 
 
 def test_edits_from_noise_depend_on_their_seed_and_not_on_what_is_beside_them(
-    settings: EditingSettings, request_: VideoRequest
+    settings: EditingSettings, request_: VideoSpec
 ) -> None:
     noise = replace(settings, reconstruction=Reconstruction(start="noise", guidance_scale=2.0))
 
-    def edit(process: EditingProcess, *edits: EditRequest) -> dict[str, bytes]:
-        inverted = invert_video(process, request_)
-        made = edit_video(process, request_, inverted, edits)
-        return {e.edit_id: (Path(noise.output) / str(e.output)).read_bytes() for e in made}
+    def edit(rank: RankEditor, *edits: EditSpec) -> dict[str, bytes]:
+        inverted = invert_video(rank, request_)
+        made = edited(rank, request_, inverted, edits)
+        return {str(e.edit_id): (Path(noise.output) / str(e.output)).read_bytes() for e in made}
 
-    process = a_process(noise)
-    both = edit(process, RED, BLUE)
-    assert edit(process, BLUE)["blue"] == both["blue"]
-    assert edit(process, replace(RED, seed=5))["red"] != both["red"]
-    assert edit(a_process(replace(noise, seed=1)), RED)["red"] != both["red"]
+    rank = a_rank(noise)
+    both = edit(rank, RED, BLUE)
+    assert edit(rank, BLUE)["blue"] == both["blue"]
+    assert edit(rank, replace(RED, seed=5))["red"] != both["red"]
+    assert edit(a_rank(replace(noise, seed=1)), RED)["red"] != both["red"]
 
 
 @pytest.fixture
@@ -412,11 +435,11 @@ def small(checkpoints: dict[str, Path], tmp_path: Path) -> EditingSettings:
 
 
 def test_an_edit_has_a_seed_of_its_own_wherever_and_beside_whatever_it_is_made(
-    small: EditingSettings, request_: VideoRequest
+    small: EditingSettings, request_: VideoSpec
 ) -> None:
-    def seeds(request: VideoRequest, settings: EditingSettings = small) -> list[int]:
-        process = EditingProcess(settings, torch.device("cpu"))
-        return [process.seed(request, use) for use in ("red", "blue", "posterior")]
+    def seeds(request: VideoSpec, settings: EditingSettings = small) -> list[int]:
+        rank = RankEditor.load(settings, torch.device("cpu"))
+        return [rank.seed(request, use) for use in ("red", "blue", "posterior")]
 
     made = [
         *seeds(request_),
@@ -435,16 +458,16 @@ def test_an_edit_has_a_seed_of_its_own_wherever_and_beside_whatever_it_is_made(
 
 
 def test_what_an_edit_leaves_out_is_the_jobs_own(
-    small: EditingSettings, request_: VideoRequest, monkeypatch: pytest.MonkeyPatch
+    small: EditingSettings, request_: VideoSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.cluster.ranks.test_editing.PROMPTS", (*PROMPTS, "blur", "noise"))
-    process = a_process(small)
-    inverted = invert_video(process, request_)
-    own = process.seed(request_, "red")
+    rank = a_rank(small)
+    inverted = invert_video(rank, request_)
+    own = rank.seed(request_, "red")
     full = replace(RED, negative_prompt="blur", guidance_scale=2.0, seed=own)
 
-    def made(edit: EditRequest) -> tuple[bytes, float, int]:
-        (one,) = edit_video(process, request_, inverted, [edit])
+    def made(edit: EditSpec) -> tuple[Any, ...]:
+        (one,) = edited(rank, request_, inverted, [edit])
         data = (Path(small.output) / str(one.output)).read_bytes()
         return data, one.guidance_scale, one.seed
 
@@ -461,43 +484,43 @@ def test_what_an_edit_leaves_out_is_the_jobs_own(
 
 
 def test_an_index_and_a_certificate_tell_of_the_trajectory_that_is_stored(
-    small: EditingSettings, request_: VideoRequest
+    small: EditingSettings, request_: VideoSpec
 ) -> None:
     exact = replace(
         small,
         reconstruction=Reconstruction(start=0.5),
         trajectory=TrajectorySettings(dtype="fp32"),
     )
-    process = a_process(exact)
-    inverted = invert_video(process, request_)
-    folder = process.trajectory_folder(inverted.key)
-    index = read_index(folder, inverted.key)
+    rank = a_rank(exact)
+    inverted = invert_video(rank, request_)
+    folder = rank.trajectory_folder(inverted.trajectory)
+    index = read_index(folder, inverted.trajectory)
     assert index is not None
     assert index.highest == 2
-    assert index.timesteps == tuple(level.timestep for level in process.schedule.levels)
-    assert index.alphas == tuple(level.alpha for level in process.schedule.levels)
-    assert dict(index.about) == inverted.certificate
+    assert index.timesteps == tuple(level.timestep for level in rank.schedule.levels)
+    assert index.alphas == tuple(level.alpha for level in rank.schedule.levels)
+    assert dict(index.about) == known(inverted.metrics)
+    assert (index.frames, index.fps, index.method) == (9, 8.0, "pec")
     with TrajectoryReader(folder, index) as reader:
         noise = noise_statistics(reader.entry(2))
-    named = [inverted.certificate[f"noise_{name}"] for name in ("mean", "std", "kurtosis")]
+    named = [known(inverted.metrics)[f"noise_{name}"] for name in ("mean", "std", "kurtosis")]
     assert named == pytest.approx([noise.mean, noise.std, noise.kurtosis], rel=1e-4, abs=1e-5)
-    red, blue = (edit_video(process, request_, inverted, [edit])[0] for edit in (RED, BLUE))
-    assert red.metrics["flicker_source"] == blue.metrics["flicker_source"]
-    assert red.metrics["flicker"] != blue.metrics["flicker"]
+    red, blue = (edited(rank, request_, inverted, [edit])[0] for edit in (RED, BLUE))
+    assert red.metrics.flicker_source == blue.metrics.flicker_source
+    assert red.metrics.flicker != blue.metrics.flicker
 
 
 def test_the_public_api_edits_one_video(checkpoint: Path, tmp_path: Path) -> None:
-    from pipeline import load
-    from pipeline.algorithm.reconstruction import Edit
+    from pipeline import Editor
 
     with (tmp_path / "clip.mp4").open("wb") as file:
         write_clip(file, torch.from_numpy(waves(9, 40, 60)), fps=8)
-    editor = load(str(checkpoint), device="cpu")
+    editor = Editor.from_pretrained(str(checkpoint), device="cpu")
     clip = editor.read(tmp_path / "clip.mp4", VideoSettings(height=32, width=48, frames=9))
     trajectory = editor.invert(clip.frames, Inversion(steps=3), highest=0.6)
     assert trajectory.latents.shape[0] == 3
-    walk = Reconstruction(start=0.6, guidance_scale=2.0)
-    videos = editor.reconstruct(trajectory, ["a red fox", Edit("a blue fox")], walk)
+    settings = Reconstruction(start=0.6, guidance_scale=2.0)
+    videos = editor.reconstruct(trajectory, ["a red fox", EditSpec("a blue fox")], settings)
     assert [(v.shape, v.dtype) for v in videos] == [((9, 32, 48, 3), torch.uint8)] * 2
     assert not _equal(videos)
     editor.write(tmp_path / "red.mp4", videos[0], fps=clip.fps)
