@@ -163,8 +163,8 @@ def sampled(room: Room, draw: random.Random) -> Iterator[Mutant]:
             continue
         taken += 1
         changed = enumerate(zip(lines, mutated.splitlines(), strict=False), 1)
-        line, (old, new) = next((n, pair) for n, pair in changed if pair[0] != pair[1])
-        text = f"without {old.strip()}" if "RemoveDecorator" in name else new.strip()
+        line, (_, new) = next((n, pair) for n, pair in changed if pair[0] != pair[1])
+        text = f"without {lines[place[0][0] - 1]}" if "Remove" in name else new.strip()
         yield Mutant(room, line, name.split("/")[-1], (room.module, function, text), mutated)
 
 
