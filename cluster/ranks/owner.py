@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -105,8 +106,8 @@ class RankGroup:
         self.failed_starts = 0
         self._ranks: list[_Rank] = []
 
-    def request(self, message: Request, deadline_s: float) -> list[Answer]:
-        """Send a request to all ranks, started first where there are none; one answer each.
+    def request(self, message: Request | Start, deadline_s: float) -> list[Answer]:
+        """Send a message to all ranks, started first where there are none; one answer each.
 
         Where one rank fails and the others do not answer, its error alone is the answer. Then, and
         where a rank needs a restart after its answer, the next request starts another group.
@@ -117,7 +118,30 @@ class RankGroup:
         """
         if not self._ranks:
             self.start()
-        return self._exchange(to_line(message), deadline_s)
+        until = time.monotonic() + deadline_s
+        answers: dict[int, Answer] = {}
+        try:
+            with self._listening(to_line(message)) as selector:
+                while len(answers) < len(self._ranks):
+                    ready = selector.select(max(0.0, until - time.monotonic()))
+                    if not ready and time.monotonic() >= until:
+                        if failed := next((a for a in answers.values() if a.error_code), None):
+                            self.close()  # the others wait in a collective for the one that failed
+                            return [failed]
+                        raise self._late(answers, deadline_s)
+                    for key, _ in ready:
+                        if (answer := self._receive(key.data)) is None:
+                            continue
+                        answers[key.data] = answer
+                        selector.unregister(key.fileobj)
+                        if answer.error_code:
+                            until = min(until, time.monotonic() + AGREE_S)
+        except RankGroupFailed:
+            self.close()
+            raise
+        if any(answer.needs_restart for answer in answers.values()):
+            self.close()
+        return [answers[number] for number in range(self.ranks)]
 
     def start(self) -> None:
         """Start the ranks and wait until all of them are ready. Raises as `request` does."""
@@ -130,7 +154,7 @@ class RankGroup:
             with tempfile.TemporaryFile() as rendezvous:
                 for rank in range(self.ranks):
                     self._ranks.append(self._spawn(rank, rendezvous.fileno()))
-            self._exchange(to_line(self.start_message), self.start_deadline_s)
+            self.request(self.start_message, self.start_deadline_s)
         except BaseException:
             self.close()
             raise
@@ -178,19 +202,9 @@ class RankGroup:
             )
         return _Rank(process, ours, log)
 
-    def _exchange(self, line: bytes, deadline_s: float) -> list[Answer]:
-        try:
-            answers = self._ask_all(line, deadline_s)
-        except RankGroupFailed:
-            self.close()
-            raise
-        if any(answer.needs_restart for answer in answers):
-            self.close()
-        return answers
-
-    def _ask_all(self, line: bytes, deadline_s: float) -> list[Answer]:
-        until = time.monotonic() + deadline_s
-        answers: dict[int, Answer] = {}
+    @contextmanager
+    def _listening(self, line: bytes) -> Iterator[selectors.BaseSelector]:
+        """Send a line to all ranks, and give what waits for their answers."""
         with selectors.DefaultSelector() as selector:
             for number, rank in enumerate(self._ranks):
                 try:
@@ -198,28 +212,11 @@ class RankGroup:
                 except OSError:
                     raise self._death(number) from None
                 selector.register(rank.channel, selectors.EVENT_READ, number)
-            while len(answers) < len(self._ranks):
-                ready = selector.select(max(0.0, until - time.monotonic()))
-                failed = next((a for a in answers.values() if a.error_code), None)
-                if failed and not ready and time.monotonic() >= until:
-                    self.close()  # the others wait in a collective for the one that failed
-                    return [failed]
-                if not ready and time.monotonic() >= until:
-                    late = [n for n in range(self.ranks) if n not in answers]
-                    raise DeadlinePassed(
-                        f"rank {late[0]} of {self.ranks} gave no answer within {deadline_s:g} s"
-                    )
-                for key, _ in ready:
-                    answer = self._receive(key.data)
-                    if answer is None:
-                        continue
-                    if answer.refusal is not None:
-                        raise GroupCannotStart(answer.refusal)
-                    answers[key.data] = answer
-                    if answer.error_code:
-                        until = min(until, time.monotonic() + AGREE_S)
-                    selector.unregister(key.fileobj)
-        return [answers[number] for number in range(self.ranks)]
+            yield selector
+
+    def _late(self, answers: Mapping[int, Answer], deadline_s: float) -> DeadlinePassed:
+        late = next(number for number in range(self.ranks) if number not in answers)
+        return DeadlinePassed(f"rank {late} of {self.ranks} gave no answer within {deadline_s:g} s")
 
     def _receive(self, number: int) -> Answer | None:
         rank = self._ranks[number]
@@ -234,6 +231,8 @@ class RankGroup:
             return None
         answer = parse_answer(bytes(rank.received))
         rank.received.clear()
+        if answer.refusal is not None:
+            raise GroupCannotStart(answer.refusal)
         return answer
 
     def _death(self, number: int) -> RankDied:

@@ -176,34 +176,14 @@ class VelocityModel:
         if rotary is not None:
             cosines, sines = (group.split(table[None])[0] for table in rotary)
             rotary = cosines, sines
-        video = self._through_blocks(
-            [group.split(x[:, text_tokens:]) for x in tokens],
-            [group.split(x[:, :text_tokens]) for x in tokens],
-            [seen[rows] for rows in parts],
-            embedded,
-            rotary,
-        )
-        out = [model.proj_out(model.norm_out(model.norm_final(y), temb=embedded)) for y in video]
-        ahead = sum(rows.start >= len(seen) for rows in parts)  # the references' parts
-        velocity = group.gather(torch.cat(out[ahead:] + out[:ahead]), video_tokens)
-        return unpatchify(velocity, model.config, (frames, height, width)).float()
-
-    def _through_blocks(
-        self,
-        video: list[Tensor],
-        text: list[Tensor],
-        reference_index: Sequence[Sequence[int]],
-        embedded: Tensor,
-        rotary: tuple[Tensor, Tensor] | None,
-    ) -> list[Tensor]:
-        """All parts of a batch through one block, then through the next.
-
-        So edits find their references' keys and values, and only one block's are in memory.
-        """
-        for block in self.transformer.transformer_blocks:
-            self._plan.references = {} if any(reference_index) else None
-            for i, seen in enumerate(reference_index):
-                self._plan.reference_index = seen
+        video = [group.split(x[:, text_tokens:]) for x in tokens]
+        text = [group.split(x[:, :text_tokens]) for x in tokens]
+        # All parts of a batch go through one block, then through the next: so edits find their
+        # references' keys and values, and only one block's are in memory.
+        for block in model.transformer_blocks:
+            self._plan.references = {} if seen else None
+            for i, rows in enumerate(parts):
+                self._plan.reference_index = seen[rows]
                 video[i], text[i] = block(
                     hidden_states=video[i],
                     encoder_hidden_states=text[i],
@@ -211,7 +191,10 @@ class VelocityModel:
                     image_rotary_emb=rotary,
                 )
         self._plan.references = None
-        return video
+        out = [model.proj_out(model.norm_out(model.norm_final(y), temb=embedded)) for y in video]
+        ahead = sum(rows.start >= len(seen) for rows in parts)  # the references' parts
+        velocity = group.gather(torch.cat(out[ahead:] + out[:ahead]), video_tokens)
+        return unpatchify(velocity, model.config, (frames, height, width)).float()
 
     def _rotary_embedding(
         self, frames: int, height: int, width: int, device: torch.device

@@ -41,7 +41,6 @@ class Shard:
         chunks: the chunks first <= chunk < last of each of them.
         data_offset: the byte at which the first level starts.
         bytes: the size of the file.
-        sha256: of the whole file.
         digests: for each level, the digest of each chunk.
     """
 
@@ -50,7 +49,6 @@ class Shard:
     chunks: tuple[int, int]
     data_offset: int
     bytes: int
-    sha256: str
     digests: tuple[tuple[str, ...], ...]
 
     def holds(self, level: int) -> bool:
@@ -207,9 +205,10 @@ def _parse(data: bytes) -> TrajectoryIndex:
 
 def shard_from_record(record: Mapping[str, Any]) -> Shard:
     """A shard from the form that it has in JSON."""
+    values = {name: value for name, value in record.items() if name != "sha256"}  # of 0.1
     return Shard(
         **{
-            **record,
+            **values,
             "levels": tuple(record["levels"]),
             "chunks": tuple(record["chunks"]),
             "digests": tuple(tuple(row) for row in record["digests"]),

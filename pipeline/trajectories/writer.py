@@ -7,7 +7,6 @@ count.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
 from itertools import pairwise
@@ -73,7 +72,6 @@ class ShardWriter:
             chunks=chunks,
             data_offset=_data_offset(data, header, names),
             bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
             digests=tuple(self._digests(row, chunks) for row in rows),
         )
 
