@@ -177,7 +177,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class DriverReport:
-    """A `cluster.stages.Report` to the driver through its `Tally`."""
+    """A `cluster.stages.group.Report` to the driver through its `Tally`."""
 
     tally: Any
 

@@ -19,9 +19,6 @@ from cluster.settings import ClusterSettings
 from jobs.errors import JobError, nearest
 from pipeline.settings import EditingSettings
 
-EMBEDDED = "pkg://jobs.demo/checkpoint"
-"""The tiny checkpoint that ships with this package."""
-
 UNKNOWN_KEY = "unexpected_keyword_argument"
 
 
@@ -42,7 +39,8 @@ class JobSpec(EditingSettings):
     def editing(self) -> EditingSettings:
         """The part that the processes with the model must know, its locations resolved."""
         shared = {field.name: getattr(self, field.name) for field in fields(EditingSettings)}
-        shared["checkpoint"] = EMBEDDED if self.checkpoint == "embedded" else model(self.checkpoint)
+        if self.checkpoint != "embedded":
+            shared["checkpoint"] = model(self.checkpoint)
         shared["output"] = absolute(self.output)
         return EditingSettings(**shared)
 

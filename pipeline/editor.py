@@ -37,6 +37,7 @@ from pipeline.inputs import (
     check_frames,
     check_output_type,
     check_trajectory,
+    drawn_seed,
     frame_rule,
     is_location,
     usable_device,
@@ -65,8 +66,8 @@ from pipeline.storage import local_copy
 from pipeline.trajectories.trajectory import Trajectory
 
 StepCallback = Callable[["Editor", int, int, dict[str, Tensor]], dict[str, Tensor] | None]
-"""(editor, step, timestep, {"latents": [K, F, C, H, W]}) -> what takes the latents' place, if
-anything, in the same form: diffusers' `callback_on_step_end`."""
+"""(editor, step, timestep, {"latents": [K, F, C, H, W], float32}) -> what takes the latents' place,
+if anything, in the same form: diffusers' `callback_on_step_end`."""
 
 
 @dataclass
@@ -90,7 +91,7 @@ class Editor:
     @classmethod
     def from_pretrained(
         cls,
-        checkpoint: str,
+        checkpoint: str | Path,
         *,
         torch_dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
@@ -112,7 +113,7 @@ class Editor:
             ValueError: a dtype or a device that cannot be had.
         """
         place = usable_device(device)
-        info = open_checkpoint(checkpoint)
+        info = open_checkpoint(str(checkpoint))
         dtype = usable_dtype(torch_dtype, info, place)
         if text is None:
             encoder = load_text_encoder(info, info.dtype("auto", "cpu"), "cpu")
@@ -141,7 +142,10 @@ class Editor:
         return self
 
     def enable_model_cpu_offload(self, device: str | torch.device = "cuda") -> None:
-        """Keep each part on the CPU but while it works, so that the GPU holds one at a time."""
+        """Keep each part on the CPU but while it works, so that the GPU holds one at a time.
+
+        Load before with `device="cpu"` and the GPU's dtype, such as `torch_dtype=torch.bfloat16`.
+        """
         self._offload_to = usable_device(device)
         self.model.transformer.to("cpu")
         self.codec.vae.to("cpu")
@@ -188,8 +192,9 @@ class Editor:
 
     def write(self, path: str | Path, frames: Tensor | np.ndarray, *, fps: float) -> None:
         """Write frames, uint8 [F, H, W, 3], as an MP4."""
+        pixels = as_frames(frames)
         with Path(path).open("wb") as file:
-            write_clip(file, as_frames(frames), fps=fps)
+            write_clip(file, pixels, fps=fps)
 
     def schedule(self, steps: int, method: str) -> Schedule:
         """The checkpoint's noise levels for so many steps of an inversion's method."""
@@ -274,8 +279,8 @@ class Editor:
         check_frames(frames, self.info)
         clean = self.encode(frames, inversion, seed)
         entries = self.extend(clean[None], 0, schedule, inversion, level)
-        fps = source.fps if isinstance(source, Clip) else 8.0
-        return Trajectory(entries, schedule, len(frames), fps, inversion.method)
+        fps, made_by = source.fps if isinstance(source, Clip) else 8.0, self.info.fingerprint
+        return Trajectory(entries, schedule, len(frames), fps, inversion.method, made_by)
 
     def reconstruct(
         self,
@@ -308,16 +313,16 @@ class Editor:
             ValueError: no prompt, a trajectory of another checkpoint or one that does not reach the
                 level that the settings start from, or `inject_blocks` that the checkpoint lacks.
             RowError: an edit is not finite.
+            TrajectoryDamaged: a stored trajectory was altered; invert the clip again.
         """
         settings = with_changes(settings or Reconstruction(), changes)
         check_output_type(output_type)
         specs = as_specs(prompts)
         check_blocks(settings, self.info)
         schedule = self.schedule(trajectory.schedule.steps, trajectory.method)
-        check_trajectory(trajectory, schedule, settings, str(self.info.path))
+        check_trajectory(trajectory, schedule, settings, self.info)
         trajectory = replace(trajectory, schedule=schedule)
-        if generator is not None:
-            seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        seed = seed if generator is None else drawn_seed(generator)
         edits = [settings.filled(spec, derived_seed(seed, spec.prompt)) for spec in specs]
         made: list[Any] = []
         for first in range(0, len(edits), settings.edits_at_once):
@@ -335,11 +340,7 @@ class Editor:
         source_prompt: str = "",
         callback_on_step_end: StepCallback | None = None,
     ) -> Edited:
-        """The latents of edits of one video, in lockstep.
-
-        Args:
-            edits: with nothing left out (`Reconstruction.filled`).
-        """
+        """The latents of edits, with nothing left out of them (`Reconstruction.filled`)."""
         schedule = trajectory.schedule
         steps = denoising_steps(settings, schedule, [float(e.guidance_scale or 0) for e in edits])
         with self._at_work(self.model.transformer), self._bar(len(steps)) as bar:
@@ -350,9 +351,8 @@ class Editor:
                     return None
                 done = steps[0].level - level - 1
                 timestep = schedule.levels[level + 1].timestep
-                return (callback_on_step_end(self, done, timestep, {"latents": x}) or {}).get(
-                    "latents"
-                )
+                changed = callback_on_step_end(self, done, timestep, {"latents": x}) or {}
+                return changed["latents"].to(x) if "latents" in changed else None
 
             return reconstruct(
                 self.model,

@@ -67,12 +67,12 @@ def as_frames(source: Clip | Tensor | np.ndarray) -> Tensor:
     if isinstance(source, Clip):
         return source.frames
     if isinstance(source, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(source))
+        return torch.from_numpy(np.array(source))  # a copy: torch has no arrays that are read-only
     if isinstance(source, Tensor):
         return source
     raise ValueError(
-        f"the source is a {type(source).__name__}; expected a path, a URI, a Clip, or frames "
-        "uint8 [F, H, W, 3] as a tensor or an array"
+        f"frames are a {type(source).__name__}; expected uint8 [F, H, W, 3] as a tensor or an "
+        "array, or a Clip (to `invert` a path or a URI, too)"
     )
 
 
@@ -114,7 +114,7 @@ def check_frames(frames: Tensor, info: CheckpointInfo) -> None:
 
 
 def check_trajectory(
-    trajectory: Trajectory, schedule: Schedule, settings: Reconstruction, checkpoint: str
+    trajectory: Trajectory, schedule: Schedule, settings: Reconstruction, info: CheckpointInfo
 ) -> None:
     """Whether edits can be made from a trajectory.
 
@@ -124,13 +124,14 @@ def check_trajectory(
     Raises:
         ValueError: it is another checkpoint's, or does not reach the level that the settings need.
     """
-    if any(
+    differ = trajectory.checkpoint not in ("", info.fingerprint) or any(
         abs(ours.alpha - theirs.alpha) > 1e-6
         for ours, theirs in zip(schedule.levels, trajectory.schedule.levels, strict=True)
-    ):
+    )
+    if differ:
         raise ValueError(
-            f"the trajectory's noise levels are not those of {checkpoint}; it was inverted with "
-            "another checkpoint: invert the clip with this one"
+            f"the trajectory was inverted with another checkpoint than {info.path} "
+            f"({info.fingerprint}); invert the clip with this one"
         )
     needed = highest_stored(settings, schedule)
     if needed > trajectory.highest:
@@ -146,7 +147,17 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     Raises:
         ValueError: there is no such device.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}; expected 'cpu', 'cuda' or 'cuda:1'") from error
+    if place.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {str(place)!r}; expected 'cpu', 'cuda' or 'cuda:1'")
+    if place.index is not None and 0 < torch.cuda.device_count() <= place.index:
+        raise ValueError(
+            f"device is {str(place)!r}, but this machine has {torch.cuda.device_count()} GPUs, "
+            "counted from 0"
+        )
     if place.type == "cuda" and not torch.cuda.is_available():
         why = "this build of torch is for CPUs" if not torch.version.cuda else "torch finds no GPU"
         raise ValueError(
@@ -170,6 +181,16 @@ def usable_dtype(
         return dtype  # type: ignore[return-value]
     known = ", ".join(str(one) for one in DTYPES.values())
     raise ValueError(f"torch_dtype is {dtype!r}; expected {known}, or 'auto'")
+
+
+def drawn_seed(generator: torch.Generator) -> int:
+    """A seed drawn from a generator, on whatever device it is."""
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator is a {type(generator).__name__}; expected one torch.Generator. For a seed "
+            "of each edit give EditSpec(prompt, seed=...)"
+        )
+    return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
 
 
 def check_output_type(output_type: str) -> None:

@@ -100,5 +100,5 @@ def edit_prompts(
         "source": (source_prompt, source_prompt),
     }.get(settings.reference, (positive, negative))
     texts = (positive, negative, *described)
-    known = {text: prompt(text) for text in texts}
+    known = {text: prompt(text) for text in dict.fromkeys(texts)}
     return EditPrompts(*(known[text] for text in texts))

@@ -1,4 +1,4 @@
-"""The plain records that travel: each thing that the product speaks of is declared here, once.
+"""The plain records between the parts: each thing of the product is declared here, once.
 
 The manifest's columns are `VideoSpec`, the columns of the results are `EditResult`. Arrow schemas
 (`arrow_schema`), the JSON between an owner and its ranks (`dataclasses.asdict` and `from_dict`) and
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from datetime import datetime
 from functools import cache
 from types import NoneType, UnionType
@@ -28,15 +28,15 @@ class EditSpec:
     """One edit of a video. None stands for the job's own setting.
 
     Args:
-        prompt: describes the edited video.
         edit_id: names the edit and its file; by default derived from the rest.
+        prompt: describes the edited video.
         negative_prompt: what the edit is guided away from.
         guidance_scale: of classifier-free guidance; 1 and below turn it off.
         seed: of the noise, for the start `noise`.
     """
 
+    edit_id: str | None = field(default=None, kw_only=True)
     prompt: str
-    edit_id: str | None = None
     negative_prompt: str | None = None
     guidance_scale: float | None = None
     seed: int | None = None
@@ -110,12 +110,12 @@ class Timings:
         return Timings(**{f.name: getattr(self, f.name) / count for f in fields(self)})
 
     def __add__(self, other: Timings) -> Timings:
-        names = [field.name for field in fields(self)]
+        names = [f.name for f in fields(self)]
         return Timings(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     @property
     def total(self) -> float:
-        return float(sum(getattr(self, field.name) for field in fields(self)))
+        return float(sum(getattr(self, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -303,5 +303,5 @@ def _without_none(kind: Any) -> Any:
     return kind
 
 
-def _is_required(field: Any) -> bool:
-    return bool(field.default is MISSING and field.default_factory is MISSING)
+def _is_required(one: Any) -> bool:
+    return bool(one.default is MISSING and one.default_factory is MISSING)

@@ -7,8 +7,11 @@ not among those known is refused here too, with a ValueError.
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, MinLen
 
@@ -21,12 +24,39 @@ Start = StartName | Annotated[float, Gt(0), Le(1)]
 START_NAMES = get_args(StartName)
 
 
-def _refuse_unknown_names(settings: Any) -> None:
-    """Raises a ValueError where a field that is one of several names has another value."""
-    for field, kind in get_type_hints(type(settings)).items():
+def _check_values(settings: Any) -> None:
+    """Raises a ValueError where a field has a name that is not known, or is out of its bounds."""
+    for field, kind in get_type_hints(type(settings), include_extras=True).items():
         value, known = getattr(settings, field), get_args(kind)
         if get_origin(kind) is Literal and value not in known:
-            raise ValueError(f"{field} is {value!r}; known are {', '.join(known)}")
+            raise ValueError(f"{field} is {value!r}; known are {', '.join(map(str, known))}")
+        if bound := _broken_bound(kind, value):
+            raise ValueError(f"{field} is {value!r}; expected {bound}")
+
+
+def _broken_bound(kind: Any, value: Any) -> str | None:
+    """The bound of an annotated type that a value breaks, in words; None where it keeps all."""
+    if isinstance(value, tuple):
+        inner = next((k for k in (kind, *get_args(kind)) if get_origin(k) is tuple), None)
+        broken = (_broken_bound(*one) for one in zip(get_args(inner), value, strict=False))
+        return next((bound for bound in broken if bound), None)
+    if get_origin(kind) in (Union, UnionType):
+        kind = next((k for k in get_args(kind) if get_origin(k) is Annotated), None)
+    if get_origin(kind) is not Annotated or not isinstance(value, int | float):
+        return None
+    for bound in kind.__metadata__:
+        for name, words, holds in _BOUNDS:
+            limit = getattr(bound, name, None)
+            if limit is not None and not holds(value, limit):
+                return f"{words} {limit:g}"
+    return None
+
+
+_BOUNDS: tuple[tuple[str, str, Callable[[float, float], bool]], ...] = (
+    ("ge", "at least", operator.ge),
+    ("gt", "more than", operator.gt),
+    ("le", "at most", operator.le),
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +78,7 @@ class VideoSettings:
     fit: Literal["crop", "pad"] = "crop"
 
     def __post_init__(self) -> None:
-        _refuse_unknown_names(self)
+        _check_values(self)
 
 
 @dataclass(frozen=True)
@@ -74,7 +104,7 @@ class Inversion:
     round_trip: bool = False
 
     def __post_init__(self) -> None:
-        _refuse_unknown_names(self)
+        _check_values(self)
 
     def evaluations(self, levels: int) -> int:
         """Forwards that climbing so many levels from the clean latent takes."""
@@ -130,7 +160,7 @@ class Reconstruction:
     edits_at_once: Annotated[int, Ge(1), Le(64)] = 4
 
     def __post_init__(self) -> None:
-        _refuse_unknown_names(self)
+        _check_values(self)
         start = self.start
         if not (start in START_NAMES if isinstance(start, str) else 0 < start <= 1):
             raise ValueError(
@@ -176,7 +206,7 @@ class TrajectorySettings:
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
 
     def __post_init__(self) -> None:
-        _refuse_unknown_names(self)
+        _check_values(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,4 +232,4 @@ class EditingSettings:
     trajectory: TrajectorySettings = TrajectorySettings()
 
     def __post_init__(self) -> None:
-        _refuse_unknown_names(self)
+        _check_values(self)

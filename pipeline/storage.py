@@ -191,15 +191,18 @@ def open_file(uri: str) -> Iterator[BinaryIO]:
 def write_file(uri: str, data: bytes) -> None:
     """Write a file at a path or URI; it appears whole or not at all."""
     fs, path = split(uri)
+    if "file" not in _protocols(fs):
+        fs.pipe_file(path, data)
+        return
     folder, _, name = path.rpartition("/")
-    Folder(join(fs, folder)).write(name, data)
+    Folder(folder or "/").write(name, data)
 
 
 def matching_files(uri: str) -> list[str]:
     """The files that a glob names, in order; a name with a file of its own is no glob."""
     fs, path = split(uri)
     is_glob = glob.has_magic(path) and not fs.exists(path)
-    return [join(fs, found) for found in sorted(fs.glob(path))] if is_glob else [join(fs, path)]
+    return [join(fs, found) for found in sorted(fs.glob(path))] if is_glob else [uri]
 
 
 def is_folder(uri: str) -> bool:

@@ -13,7 +13,7 @@ from cluster.ranks.invert_video import invert_video, shared_index
 from pipeline.algorithm.reconstruction import Edited
 from pipeline.errors import ErrorCode, RowError
 from pipeline.model.vae import to_uint8
-from pipeline.quality import metrics
+from pipeline.quality.certificate import edit_metrics
 from pipeline.records import (
     EditResult,
     EditSpec,
@@ -168,13 +168,8 @@ class _Finish:
 
     def _measured(self, frames: Tensor) -> Metrics:
         """The certificate of an edit's frames [F, H, W, 3], which may lie outside of [0, 1]."""
-        clipped = metrics.clipped_fraction(frames)
-        frames = frames.clamp(0, 1)
         return replace(
             self.inversion.metrics,
             largest_residual=self.edited.largest_residual,
-            clipped_fraction=clipped,
-            flicker=metrics.flicker(frames),
-            flicker_source=metrics.flicker(self.source),
-            motion_agreement=metrics.motion_agreement(frames, self.source),
+            **edit_metrics(frames, self.source),
         )

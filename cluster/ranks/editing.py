@@ -26,7 +26,7 @@ from pipeline.media.decoding import Clip
 from pipeline.media.encoding import write_clip
 from pipeline.model.checkpoint import CheckpointInfo, open_checkpoint
 from pipeline.model.group import OneRank, TokenGroup
-from pipeline.model.text_encoder import PromptStore
+from pipeline.model.text_encoder import PromptStore, RecentEmbeddings
 from pipeline.plan import highest_stored
 from pipeline.records import VideoSpec, derived_seed
 from pipeline.settings import EditingSettings
@@ -36,8 +36,8 @@ from pipeline.trajectories.index import CHUNKS, TrajectoryDamaged
 T = TypeVar("T")
 
 ALGORITHM = 1
-"""Raised when a change makes trajectories differ for the same settings: stored ones are then stale,
-and so are the edits made from them."""
+"""Raised when a change makes trajectories differ for the same settings: stored ones are then stale.
+Edits made from them are stale only where `cluster.job.ALGORITHM` is raised too."""
 
 
 def prompt_store(settings: EditingSettings, info: CheckpointInfo) -> PromptStore:
@@ -68,7 +68,7 @@ class RankEditor:
             torch_dtype=info.dtype(settings.precision, device),
             device=device,
             group=group or OneRank(),
-            text=prompt_store(settings, info),
+            text=RecentEmbeddings(prompt_store(settings, info)),
         )
         editor.set_progress_bar_config(disable=True)
         return cls(settings, editor)

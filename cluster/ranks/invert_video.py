@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,11 +69,14 @@ def invert_video(
                 ]
         with timer("invert"):
             start = max(stored.level, 0)
-            entries = rank.editor.extend(top, start, rank.schedule, inversion, rank.highest)
+            try:
+                entries = rank.editor.extend(top, start, rank.schedule, inversion, rank.highest)
+            except RowError as error:
+                raise RowError(error.code, f"{video.video}: {error.message}") from error
         index = _store(rank, video, key, clip, stored, entries, timer)
     elif stored.clean is not None and stored.top is not None:
         about = certify(rank, clip, stored.clean, stored.top[-1], index.highest, index.about, timer)
-        index = index.extended((), about)
+        index = index.extended((), about, **_facts(rank, clip))
         if rank.group.rank == 0:
             commit(rank.trajectory_folder(key), index)
     source = f"sources/{video.video_id}.mp4"
@@ -168,7 +172,7 @@ def _store(
         with timer("write"):
             shards: list[Shard] = rank.group.gather_objects(upload.result())
     if stored.index is not None:
-        index = stored.index.extended(shards, about)
+        index = stored.index.extended(shards, about, **_facts(rank, clip))
     else:
         frames, channels, height, width = entries.shape[1:]
         index = TrajectoryIndex(
@@ -178,14 +182,22 @@ def _store(
             shards=tuple(shards),
             timesteps=tuple(level.timestep for level in rank.schedule.levels),
             alphas=tuple(level.alpha for level in rank.schedule.levels),
-            frames=len(clip.frames),
-            fps=clip.fps,
-            method=rank.settings.inversion.method,
             about=about,
+            **_facts(rank, clip),
         )
     if rank.group.rank == 0:
         commit(folder, index)
     return index
+
+
+def _facts(rank: RankEditor, clip: Clip) -> dict[str, Any]:
+    """What the index holds for those who open a trajectory without its job."""
+    return {
+        "frames": len(clip.frames),
+        "fps": clip.fps,
+        "method": rank.settings.inversion.method,
+        "checkpoint": rank.editor.info.fingerprint,
+    }
 
 
 def _filled_writer(

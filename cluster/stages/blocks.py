@@ -50,7 +50,7 @@ class VideoWork(VideoSpec):
 
     Args:
         video: None where a refused row has none.
-        inversion: what came of its inversion.
+        inversion_result: what came of its inversion.
         pending_edits: how many of the video's edits are pending; a unit of work has some of them.
         error_code, error: why nothing of it can be made.
         attempts: how often its group was asked.
@@ -58,7 +58,7 @@ class VideoWork(VideoSpec):
 
     video: str | None = None  # type: ignore[assignment]
     edits: tuple[EditWork, ...] = ()
-    inversion: InversionResult | None = None
+    inversion_result: InversionResult | None = None
     pending_edits: int = 0
     error_code: ErrorCode | None = None
     error: str | None = None

@@ -57,7 +57,7 @@ class InvertVideos(GroupStage):
             else:
                 self.report.inverted(1)
                 inversion = from_dict(InversionResult, answer.result)
-                videos[place] = replace(video, inversion=inversion)
+                videos[place] = replace(video, inversion_result=inversion)
         return rebuilt(table, videos, range(len(videos)))
 
 

@@ -34,7 +34,7 @@ class ReconstructEdits(GroupStage):
             pending = [edit for edit in video.edits if edit.pending and not video.error_code]
             for first in range(0, len(pending), step):
                 unit = replace(video, edits=tuple(pending[first : first + step]))
-                inversion = unit.inversion
+                inversion = unit.inversion_result
                 assert inversion is not None
                 answer, tries = self.ask(EditVideo(unit.spec(), inversion))
                 unit = replace(unit, attempts=max(tries, unit.attempts))
@@ -67,8 +67,13 @@ class ReconstructEdits(GroupStage):
     def _forget(self, video: VideoWork, made: list[EditResult]) -> None:
         """Delete a trajectory that is not kept, once all edits of its video are done."""
         never = self.job.editing.trajectory.keep == "never"
-        if never and video.inversion and video.pending and all(r.status == "ok" for r in made):
-            folder = f"trajectories/{video.inversion.trajectory}"
+        if (
+            never
+            and video.inversion_result
+            and video.pending
+            and all(r.status == "ok" for r in made)
+        ):
+            folder = f"trajectories/{video.inversion_result.trajectory}"
             Folder(self.job.editing.output).remove_folder(folder)
 
     def _result(self, video: VideoWork, edit: EditWork, known: EditResult) -> EditResult:
@@ -77,7 +82,7 @@ class ReconstructEdits(GroupStage):
         Args:
             known: what the rank knows of it, or what went wrong.
         """
-        inversion = video.inversion
+        inversion = video.inversion_result
         result = replace(
             known,
             **{name: getattr(video, name) for name in ("video_id", "video", "source_prompt")},

@@ -46,7 +46,7 @@ def _find_files(uri: str, leave_out: str | None) -> list[str]:
     try:
         fs, path = split(uri)
         if fs.isfile(path):
-            return [join(fs, path)]
+            return [uri if "::" in uri else join(fs, path)]
         there = fs.exists(path)
         found = sorted(fs.find(path)) if there else []
     except ImportError as error:

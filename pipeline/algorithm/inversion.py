@@ -89,6 +89,8 @@ def climb(
         return fixed_point(velocity, x, levels, iterations)
     if method == "ddim":
         return ddim(velocity, x, levels)
+    if method != "script":
+        raise ValueError(f"method is {method!r}; known are pec, ddim, fixed_point and script")
     if not isinstance(schedule, ScriptSchedule):
         raise TypeError("the method 'script' takes a ScriptSchedule: make it with script_schedule")
     return script(velocity, x, levels, schedule.climbs[level:highest], schedule.clip)

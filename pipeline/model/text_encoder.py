@@ -66,6 +66,28 @@ class TextEncoder:
 
 
 @dataclass(frozen=True)
+class RecentEmbeddings:
+    """Embeddings of another source, of which the last ones that were asked for stay in memory.
+
+    Args:
+        source: gives those that are not here.
+        most: so many stay; one of T5-XXL takes 3.7 MB in float32.
+    """
+
+    source: Embeddings
+    most: int = 64
+    recent: dict[str, Tensor] = field(default_factory=dict)
+
+    def embedding(self, prompt: str) -> Tensor:
+        """[L, D]."""
+        found = self.recent.pop(prompt, None)
+        self.recent[prompt] = self.source.embedding(prompt) if found is None else found
+        if len(self.recent) > self.most:
+            del self.recent[next(iter(self.recent))]
+        return self.recent[prompt]
+
+
+@dataclass(frozen=True)
 class PromptStore:
     """Embeddings by prompt, below a folder.
 

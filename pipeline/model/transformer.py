@@ -64,7 +64,7 @@ class VelocityModel:
 
     def __post_init__(self) -> None:
         self._plan = AttentionPlan()
-        self._rotary: dict[tuple[int, int, int], tuple[Tensor, Tensor] | None] = {}
+        self._rotary: dict[tuple[int, int, int, torch.device], tuple[Tensor, Tensor] | None] = {}
         for i, block in enumerate(self.transformer.transformer_blocks):
             block.attn1.set_processor(ReferenceAttention(self._plan, i))
 
@@ -199,10 +199,10 @@ class VelocityModel:
     def _rotary_embedding(
         self, frames: int, height: int, width: int, device: torch.device
     ) -> tuple[Tensor, Tensor] | None:
-        shape = (frames, height, width)
-        if shape not in self._rotary:
-            self._rotary[shape] = rotary_embedding(self.transformer.config, shape, device)
-        return self._rotary[shape]
+        key = (frames, height, width, device)
+        if key not in self._rotary:
+            self._rotary[key] = rotary_embedding(self.transformer.config, key[:3], device)
+        return self._rotary[key]
 
 
 def split_batch(batch: int, edits: int, size: int) -> list[slice]:

@@ -63,6 +63,23 @@ def round_trip_db(
     return metrics.signal_to_error_db(clean.to(x.device), x)
 
 
+def edit_metrics(frames: Tensor, source: Tensor) -> dict[str, float]:
+    """The metrics of an edit beside its source.
+
+    Args:
+        frames: of the edit as decoded, [F, H, W, 3]; values may lie outside of [0, 1].
+        source: of its clip, [F, H, W, 3], 0 to 1.
+    """
+    clipped = metrics.clipped_fraction(frames)
+    frames = frames.clamp(0, 1)
+    return {
+        "clipped_fraction": clipped,
+        "flicker": metrics.flicker(frames),
+        "flicker_source": metrics.flicker(source),
+        "motion_agreement": metrics.motion_agreement(frames, source),
+    }
+
+
 def as_metrics(known: Mapping[str, float]) -> Metrics:
     """Numbers by name as a record; a name that this version does not know is left out."""
     names = {field.name for field in fields(Metrics)}

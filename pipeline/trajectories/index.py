@@ -70,6 +70,7 @@ class TrajectoryIndex:
         timesteps, alphas: of the levels 0..T of the schedule.
         frames, fps: of the clip; 0 where an older version did not write them.
         method: of the inversion.
+        checkpoint: the fingerprint of the one that inverted it; empty where it is not known.
         about: the certificate of the inversion, by metric.
     """
 
@@ -82,6 +83,7 @@ class TrajectoryIndex:
     frames: int = 0
     fps: float = 0.0
     method: str = "pec"
+    checkpoint: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -115,9 +117,15 @@ class TrajectoryIndex:
             row + (self.chunk_start(last) - start) * item,
         )
 
-    def extended(self, shards: Iterable[Shard], about: Mapping[str, Any]) -> TrajectoryIndex:
-        """The same trajectory with more levels, and what is known of it now."""
-        return replace(self, shards=(*self.shards, *shards), about=about)
+    def extended(
+        self, shards: Iterable[Shard], about: Mapping[str, Any], **known: Any
+    ) -> TrajectoryIndex:
+        """The same trajectory with more levels, and what is known of it now.
+
+        Args:
+            known: other fields, which an older version may have left out.
+        """
+        return replace(self, shards=(*self.shards, *shards), about=about, **known)
 
     def to_json(self) -> bytes:
         body = {"format": FORMAT, "chunks": CHUNKS, **asdict(self)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -38,6 +39,7 @@ class Trajectory:
         frames: of the clip.
         fps: of the clip, frames a second.
         method: of the inversion.
+        checkpoint: the fingerprint of the one that inverted it; empty where it is not known.
     """
 
     latents: Entries
@@ -45,6 +47,7 @@ class Trajectory:
     frames: int
     fps: float = 8.0
     method: str = "pec"
+    checkpoint: str = ""
 
     @property
     def highest(self) -> int:
@@ -57,7 +60,7 @@ class Trajectory:
             f"{self.schedule.steps}, method {self.method!r})"
         )
 
-    def save(self, folder: str, dtype: Dtype = "fp16") -> None:
+    def save(self, folder: str | Path, dtype: Dtype = "fp16") -> None:
         """Store it as a job does: one safetensors shard, and an index that is written last.
 
         Args:
@@ -67,13 +70,13 @@ class Trajectory:
         Raises:
             ValueError: a value is not finite in `dtype`.
         """
-        target = Folder(folder)
+        target = Folder(str(folder))
         writer = ShardWriter(target, dtype)
         for level in range(len(self.latents)):
             writer.add(self.latents[level])
         frames, channels, height, width = self.latents[0].shape
         index = TrajectoryIndex(
-            key=folder.rstrip("/").rsplit("/", 1)[-1],
+            key=target.uri.rstrip("/").rsplit("/", 1)[-1],
             shape=(frames, channels, height, width),
             dtype=dtype,
             shards=(writer.store(),),
@@ -82,11 +85,12 @@ class Trajectory:
             frames=self.frames,
             fps=self.fps,
             method=self.method,
+            checkpoint=self.checkpoint,
         )
         commit(target, index)
 
     @classmethod
-    def load(cls, folder: str) -> Trajectory:
+    def load(cls, folder: str | Path) -> Trajectory:
         """Open a stored trajectory; its latents are read as they are asked for.
 
         Args:
@@ -95,9 +99,10 @@ class Trajectory:
 
         Raises:
             ValueError: no trajectory is stored there, or by a version that left out its frames.
-            TrajectoryDamaged: what is stored is not what its index says.
+            TrajectoryDamaged: what is stored is not what its index says; invert the clip again.
+                Bytes that were altered are found when they are read, by `Editor.reconstruct`.
         """
-        source = Folder(folder)
+        source = Folder(str(folder))
         index = read_index(source, None)
         if index is None:
             raise ValueError(
@@ -107,12 +112,12 @@ class Trajectory:
         if not index.frames:
             raise ValueError(
                 f"{folder}: stored by an older version, which left out the clip's frames; run the "
-                "job again with another inversion.steps, or invert the clip again"
+                "job again, which adds them where it makes an edit, or invert the clip again"
             )
         levels = zip(index.timesteps, index.alphas, strict=True)
         schedule = Schedule(tuple(Level(timestep, alpha) for timestep, alpha in levels))
-        reader = TrajectoryReader(source, index, read_ahead=1)
-        return cls(reader, schedule, index.frames, index.fps, index.method)
+        reader = TrajectoryReader(source, index, highest=-1)  # nothing is read before it is asked
+        return cls(reader, schedule, index.frames, index.fps, index.method, index.checkpoint)
 
 
 def stacked(entries: Entries, levels: range) -> Tensor:

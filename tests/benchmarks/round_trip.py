@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from jobs.demo import world
-from jobs.spec import EMBEDDED
 from pipeline import Editor, Inversion, Reconstruction
 from pipeline.model.vae import to_uint8
 from pipeline.quality.metrics import psnr_db
@@ -32,12 +31,12 @@ STARTS = (0.6, 1.0)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--clips", type=int, default=48)
-    parser.add_argument("--checkpoint", default=EMBEDDED, help="a folder in diffusers format")
+    parser.add_argument("--checkpoint", default="embedded", help="a folder in diffusers format")
     arguments = parser.parse_args()
     editor = Editor.from_pretrained(arguments.checkpoint, device="cpu")
     rng = np.random.default_rng(SEED)
     clips = [torch.from_numpy(world.draw(world.random_scene(rng))) for _ in range(arguments.clips)]
-    known_as = "embedded" if arguments.checkpoint == EMBEDDED else Path(arguments.checkpoint).name
+    known_as = "embedded" if arguments.checkpoint == "embedded" else Path(arguments.checkpoint).name
     report = table(editor, clips, known_as)
     print(report)
     Path(__file__).with_suffix(".md").write_text(report)

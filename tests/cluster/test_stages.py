@@ -243,15 +243,15 @@ def test_a_group_that_cannot_start_again_for_a_moment_costs_tries_and_not_the_jo
     invert = stage(InvertVideos, a_job(retries=2))
     closed.touch()
     invert.group.close()  # as after a request that killed it
-    request, failed = invert.group.request, []
+    start, failed = invert.group.start, []
 
-    def opened_at_the_third(*asked: Any) -> Any:
+    def opened_at_the_third() -> None:
         if len(failed) == 2:
             closed.unlink()
         failed.append(None)
-        return request(*asked)
+        start()
 
-    monkeypatch.setattr(invert.group, "request", opened_at_the_third)
+    monkeypatch.setattr(invert.group, "start", opened_at_the_third)
     row = through(checked([a_row("a")]), invert)[0]
     assert (row["error_code"], row["attempts"]) == (None, 3)
     assert invert.report.reasons == []
@@ -424,8 +424,8 @@ def test_of_rows_with_one_id_the_manifests_first_is_edited_in_whatever_order_the
 def test_what_an_inversion_found_reaches_the_reconstruction_as_a_small_record(stage: Any) -> None:
     job = a_job()
     row = through(checked([a_row("a")], job), stage(InvertVideos, job))[0]
-    assert row["inversion"]["trajectory"] == "k"
-    assert len(json.dumps(row["inversion"])) < 2000
+    assert row["inversion_result"]["trajectory"] == "k"
+    assert len(json.dumps(row["inversion_result"])) < 2000
 
 
 def test_a_trajectory_that_is_not_kept_goes_with_the_videos_last_edit(

@@ -29,7 +29,7 @@ def test_manifest_and_output_alone_are_a_whole_job() -> None:
     job = parse_job(MINIMAL, source="test")
     assert job.inversion == Inversion()
     assert job.reconstruction == Reconstruction()
-    assert job.editing().checkpoint == "pkg://jobs.demo/checkpoint"
+    assert job.editing().checkpoint == "embedded"
 
 
 def test_every_problem_is_listed_at_once_with_its_place() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +81,7 @@ def test_a_file_a_clip_an_array_and_a_tensor_are_inverted_alike(
     assert (made[0].schedule.steps, made[0].highest) == (STEPS, STEPS)
     with pytest.raises(RowError, match="there is no such file"):
         editor.invert(str(tmp_path / "none.mp4"))
-    with pytest.raises(ValueError, match="the source is a int; expected a path, a URI, a Clip"):
+    with pytest.raises(ValueError, match="frames are a int; expected uint8"):
         editor.invert(3)  # type: ignore[arg-type]
 
 
@@ -192,6 +194,68 @@ def test_a_generator_takes_the_place_of_the_seed(editor: Editor, trajectory: Tra
     assert not torch.equal(made(1), made(2))
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"edits_at_once": -1}, "edits_at_once is -1; expected at least 1"),
+        ({"guidance_scale": -5}, "guidance_scale is -5; expected at least 0"),
+        ({"inject_steps": (-3, 9)}, r"inject_steps is \(-3, 9\); expected at least 0"),
+        ({"inject_blocks": (-3, 1)}, r"inject_blocks is \(-3, 1\); expected at least 0"),
+        ({"start": 1.5}, "start is 1.5"),
+        ({"reference": "nothing"}, "reference is 'nothing'; known are"),
+    ],
+)
+def test_a_setting_out_of_its_bounds_is_refused_as_in_a_job_file(
+    editor: Editor, trajectory: Trajectory, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        editor.reconstruct(trajectory, "a fox", **changes)
+    with pytest.raises(ValueError, match="iterations is 0; expected at least 1"):
+        editor.invert(CLIP, method="fixed_point", iterations=0)
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", "meta", "cuda:99"])
+def test_a_device_that_cannot_be_had_is_a_clear_error(editor: Editor, device: str) -> None:
+    with pytest.raises(ValueError, match=f"device is '{device}'"):
+        editor.to(device)
+
+
+def test_a_list_of_generators_is_refused_with_the_way_out(
+    editor: Editor, trajectory: Trajectory
+) -> None:
+    generators: Any = [torch.Generator()]
+    with pytest.raises(ValueError, match=r"generator is a list; .* EditSpec\(prompt, seed"):
+        editor.reconstruct(trajectory, "a fox", generator=generators)
+
+
+def test_what_a_callback_returns_keeps_the_latents_dtype(
+    editor: Editor, trajectory: Trajectory
+) -> None:
+    (made,) = editor.reconstruct(
+        trajectory,
+        "a fox",
+        output_type="latent",
+        callback_on_step_end=lambda *step: {"latents": step[3]["latents"].half()},
+    )
+    assert made.dtype == torch.float32
+
+
+def test_frames_that_cannot_be_written_leave_no_file(editor: Editor, tmp_path: Path) -> None:
+    pictures: Any = ["picture"]
+    with pytest.raises(ValueError, match="frames are a list; expected uint8"):
+        editor.write(tmp_path / "a.mp4", pictures, fps=8)
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def test_an_array_that_is_read_only_is_inverted_without_a_warning(
+    editor: Editor, recwarn: pytest.WarningsRecorder
+) -> None:
+    array = CLIP.numpy().copy()
+    array.flags.writeable = False
+    editor.invert(array, steps=STEPS, highest=0.5)
+    assert not [warning for warning in recwarn if "writable" in str(warning.message)]
+
+
 # Trajectories
 
 
@@ -199,8 +263,9 @@ def test_a_saved_trajectory_gives_the_same_edits(
     editor: Editor, trajectory: Trajectory, tmp_path: Path
 ) -> None:
     folder = str(tmp_path / "clip.trajectory")
-    trajectory.save(folder, dtype="fp32")
-    loaded = Trajectory.load(folder)
+    trajectory.save(Path(folder), dtype="fp32")
+    loaded = Trajectory.load(Path(folder))
+    assert loaded.checkpoint == trajectory.checkpoint == editor.info.fingerprint
     assert repr(loaded) == repr(trajectory)
     for start in (0.5, "inverted", "noise"):
         before, after = (
@@ -215,8 +280,11 @@ def test_a_folder_without_a_trajectory_and_another_checkpoints_are_refused(
     with pytest.raises(ValueError, match="no trajectory is stored there"):
         Trajectory.load(str(tmp_path))
     other = Editor.from_pretrained(str(checkpoints["2b"]), device="cpu")
-    with pytest.raises(ValueError, match="inverted with another checkpoint"):
+    with pytest.raises(ValueError, match="inverted with another checkpoint than"):
         other.reconstruct(trajectory, "a fox")
+    tuned = replace(trajectory, checkpoint="another one of the same family")
+    with pytest.raises(ValueError, match="inverted with another checkpoint than"):
+        editor.reconstruct(tuned, "a fox")
     low = editor.invert(CLIP, steps=STEPS, highest=0.5)
     with pytest.raises(ValueError, match="the trajectory reaches 1"):
         editor.reconstruct(low, "a fox", start="inverted")

@@ -1,11 +1,13 @@
 """Single files at a path or URI: taken apart, found, read and written."""
 
 import uuid
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from pipeline.storage import (
+    Folder,
     is_folder,
     join,
     matching_files,
@@ -50,3 +52,19 @@ def test_a_pattern_names_its_files_in_order_and_a_file_of_that_name_itself(folde
 )
 def test_the_protocol_that_nothing_opens_is_found(uri: str, unknown: str | None) -> None:
     assert unknown_protocol(uri) == unknown
+
+
+def test_a_file_of_a_chain_of_file_systems_keeps_its_uri(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "table.zip", "w") as archive:
+        archive.writestr("table.csv", "video,prompt")
+    uri = f"zip://table.csv::{tmp_path}/table.zip"
+    assert matching_files(uri) == [uri]
+    with open_file(uri) as file:
+        assert file.read() == b"video,prompt"
+
+
+def test_a_file_directly_below_the_root_is_written_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, str]] = []
+    monkeypatch.setattr(Folder, "write", lambda self, name, data: written.append((self.uri, name)))
+    write_file("/manifest.parquet", b"")
+    assert written == [("/", "manifest.parquet")]

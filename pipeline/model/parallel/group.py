@@ -251,7 +251,7 @@ def _reference_attention(
     is_causal: bool,
     attention_kwargs: Mapping[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
-    """xfuser's attention backend: what `pipeline.attention.attend` does, on exchanged tokens.
+    """xfuser's attention backend: what `pipeline.model.attention.attend` does, on exchanged tokens.
 
     Ulysses calls it once for a layer, with all tokens and some of the heads; ring calls it once for
     each rank's keys and merges the answers by their logsumexp.

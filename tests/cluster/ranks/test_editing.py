@@ -41,7 +41,7 @@ from pipeline.trajectories.index import read_index
 from pipeline.trajectories.reader import TrajectoryReader
 from tests.drawn_videos import waves
 
-RED, BLUE = EditSpec("a red fox", "red"), EditSpec("a blue fox", "blue")
+RED, BLUE = EditSpec("a red fox", edit_id="red"), EditSpec("a blue fox", edit_id="blue")
 PROMPTS = ("", RED.prompt, BLUE.prompt)
 
 
@@ -402,7 +402,7 @@ def test_a_prompt_that_was_never_encoded_is_named(
     rank = a_rank(settings)
     inverted = invert_video(rank, request_)
     with pytest.raises(RowError, match="'a green fox' is not in"):
-        edited(rank, request_, inverted, [EditSpec("a green fox", "green")])
+        edited(rank, request_, inverted, [EditSpec("a green fox", edit_id="green")])
 
 
 def test_edits_from_noise_depend_on_their_seed_and_not_on_what_is_beside_them(

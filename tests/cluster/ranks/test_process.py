@@ -76,7 +76,7 @@ def test_a_group_leaves_no_temporary_file_and_reports_which_ranks_slice_was_dama
     data = bytearray(shard.read_bytes())
     data[-3] ^= 4
     shard.write_bytes(data)
-    video = replace(video, edits=(EditSpec("a red fox", "red"),))
+    video = replace(video, edits=(EditSpec("a red fox", edit_id="red"),))
     answers = group.request(EditVideo(video, inversion), DEADLINE_S)
     for answer in answers:
         made = from_dict(EditResult, answer.result[0])

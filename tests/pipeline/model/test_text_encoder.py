@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RowError
 from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
-from pipeline.model.text_encoder import PromptStore, encode_prompt
+from pipeline.model.text_encoder import PromptStore, RecentEmbeddings, encode_prompt
 from pipeline.storage import Folder
 
 PROMPTS = ("", "a red cube", "ein roter Würfel, 赤い立方体", "a very long prompt " * 40)
@@ -73,3 +73,19 @@ def test_any_text_is_a_name_of_its_own(prompts: list[str]) -> None:
         store.write(prompt, torch.full((2, 3), float(i)))
     for i, prompt in enumerate(prompts):
         assert store.embedding(prompt)[0, 0] == i
+
+
+def test_an_embedding_that_was_asked_for_is_not_read_again_until_others_took_its_place() -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.read: list[str] = []
+
+        def embedding(self, prompt: str) -> torch.Tensor:
+            self.read.append(prompt)
+            return torch.zeros(1, 1)
+
+    source = Counting()
+    recent = RecentEmbeddings(source, most=2)
+    for prompt in ("", "a", "", "b", "", "a"):
+        recent.embedding(prompt)
+    assert source.read == ["", "a", "b", "a"]
