@@ -8,6 +8,7 @@ pool gets work. The driver takes finished rows as they come and stores them in b
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -115,6 +116,8 @@ def graph(
     prompt_device = device if cluster.prompts.gpus else "cpu"
     # Which files are the manifest's is settled; Ray would leave out those that end otherwise.
     endings = sorted({path.rsplit(".", 1)[-1] for path in paths})
+    # Ray would start 32 processes to read footers, for a manifest of one file too.
+    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", str(min(32, len(paths))))
     rows = ray.data.read_parquet(
         paths, filesystem=filesystem, partitioning=None, file_extensions=endings
     )

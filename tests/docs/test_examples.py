@@ -23,6 +23,7 @@ def test_an_example_says_how_to_run_it(path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.soak
 def test_the_laptops_example_runs_on_the_demos_clips(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,7 +239,7 @@ def test_storage_that_refuses_is_a_problem_of_the_job(
     values = {"manifest": f"{tmp_path}/m.parquet", "output": f"{tmp_path}/out"}
     assert retake_run(tmp_path, values) == EXIT_CANNOT_RUN
     shown = capsys.readouterr().err
-    assert "checkpoint pkg://jobs.demo/checkpoint: cannot be read: RuntimeError: no keys" in shown
+    assert "checkpoint embedded: cannot be read: RuntimeError: no keys" in shown
     assert "m.parquet: its rows cannot be read" in shown
 
 
