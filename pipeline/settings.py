@@ -160,13 +160,13 @@ class Reconstruction:
     edits_at_once: Annotated[int, Ge(1), Le(64)] = 4
 
     def __post_init__(self) -> None:
-        _check_values(self)
         start = self.start
         if not (start in START_NAMES if isinstance(start, str) else 0 < start <= 1):
             raise ValueError(
                 f"start is {start!r}; expected {' or '.join(START_NAMES)}, or a fraction of "
                 "the levels above 0 and at most 1"
             )
+        _check_values(self)
         for name in ("inject_steps", "inject_blocks", "guidance_steps"):
             window = getattr(self, name)
             if window is not None and window[0] > window[1]:

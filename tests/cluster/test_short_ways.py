@@ -1,45 +1,51 @@
 """From the command to the arithmetic a row crosses few functions: whoever debugs it reads them all.
 
 They are counted where they run: in the driver from `jobs.cli.run` to `cluster.dataflow.run`, in the
-owner of a group while it waits, and in a rank when it attends.
+owner of a group while it receives an answer, and in the program of a rank when it attends.
 """
 
 from __future__ import annotations
 
 import json
+import socket
 import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from cluster.job import Job
-from cluster.ranks.editing import prompt_store
-from cluster.ranks.owner import RankGroup
-from cluster.settings import ClusterSettings, GroupSettings
+from cluster.ranks import process
+from cluster.ranks.messages import EditVideo, InvertVideo, Start, parse_request, to_line
+from cluster.ranks.owner import CHANNEL, RankGroup
+from cluster.settings import GroupSettings
 from cluster.stages import group as stages
-from cluster.stages.blocks import EditWork, VideoWork, rebuilt
 from cluster.stages.invert import InvertVideos
-from cluster.stages.reconstruct import ReconstructEdits
 from jobs.cli import app
+from jobs.manifest.writing import write_manifest
 from pipeline.media.encoding import write_clip
 from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
+from pipeline.model.group import attend
 from pipeline.model.text_encoder import encode_prompt
+from pipeline.records import EditSpec, InversionResult, VideoSpec, from_dict
 from pipeline.settings import EditingSettings, Inversion, VideoSettings
-from tests.cluster.test_stages import Reports
+from tests.cluster.ranks.test_owner import COMMAND
+from tests.cluster.test_stages import Reports, a_job, a_row, checked
 from tests.drawn_videos import waves
 from tests.stacks import functions_of_ours
 
 MOST = 15
 
 
-def frames_of_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """From `retake run` to the graph."""
-    from jobs.manifest.writing import write_manifest
+class NoMoreRequests(Exception):
+    """Ends a rank's program."""
 
+
+def functions_of_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """From `retake run` to the graph."""
     found: list[str] = []
 
     def stop(*_: Any) -> None:
@@ -47,17 +53,76 @@ def frames_of_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[st
         raise KeyboardInterrupt
 
     monkeypatch.setattr("cluster.dataflow.run", stop)
-    write_manifest(
-        [{"video": "a.mp4", "edits": [{"prompt": "a fox"}]}], str(tmp_path / "m.parquet")
-    )
+    write_manifest([a_row("a.mp4")], str(tmp_path / "m.parquet"))
     job = tmp_path / "job.yaml"
     job.write_text(f"manifest: {tmp_path}/m.parquet\noutput: {tmp_path}/o\n")
     CliRunner().invoke(app, ["run", str(job)])
     return [*found[found.index("run") :], "run"]
 
 
-@pytest.fixture
-def job(checkpoints: dict[str, Path], tmp_path: Path) -> Job:
+def functions_of_owner(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """From a stage to its wait for an answer; the rank holds no model."""
+    monkeypatch.setattr(stages, "rank_command", lambda: COMMAND)
+    found: list[list[str]] = []
+    receive = RankGroup._receive
+
+    def watched(group: RankGroup, number: int) -> Any:
+        found.append(functions_of_ours(sys._getframe(1)))
+        return receive(group, number)
+
+    stage = InvertVideos(a_job(), Reports(), GroupSettings(), "cpu", 60, 1)
+    monkeypatch.setattr(RankGroup, "_receive", watched)
+    stage(checked([a_row("a")]))
+    stage.group.close()
+    return found[-1]
+
+
+def functions_of_rank(
+    monkeypatch: pytest.MonkeyPatch, settings: EditingSettings, video: VideoSpec
+) -> tuple[list[str], list[str]]:
+    """From the program of a rank to attention, while it inverts and while it edits."""
+    found: list[list[str]] = []
+
+    def watched(*arguments: Any) -> Any:
+        found.append([*functions_of_ours(sys._getframe(1)), "attend"])
+        return attend(*arguments)
+
+    owners, ranks = socket.socketpair()
+
+    def lines() -> Iterator[bytes]:
+        with owners, owners.makefile("rb") as answers:
+            yield to_line(Start("edits", asdict(settings), "cpu"))
+            answers.readline()
+            yield to_line(InvertVideo(replace(video, edits=())))
+            inversion = from_dict(InversionResult, json.loads(answers.readline())["result"])
+            yield to_line(EditVideo(video, inversion))
+            (made,) = json.loads(answers.readline())["result"]
+            assert made["error"] is None
+            raise NoMoreRequests
+
+    class Messages:
+        def __init__(self) -> None:
+            self.lines = lines()
+
+        def get(self) -> bytes:
+            return next(self.lines)
+
+    monkeypatch.setattr("pipeline.model.group.attend", watched)
+    monkeypatch.setattr(process, "SimpleQueue", Messages)
+    monkeypatch.setattr(process, "_read_lines", lambda *_: None)
+    for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv(CHANNEL, str(ranks.detach()))
+    with pytest.raises(NoMoreRequests), torch.no_grad():  # which puts back what the rank sets
+        process.serve(process.prepare, parse_request)
+    inverting = next(names for names in found if "invert_video" in names)
+    editing = next(names for names in found if "edit_video" in names)
+    return inverting, editing
+
+
+def test_a_row_crosses_at_most_fifteen_functions_from_the_command_to_the_arithmetic(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     settings = EditingSettings(
         checkpoint=str(checkpoints["5b"]),
         output=str(tmp_path / "out"),
@@ -66,52 +131,17 @@ def job(checkpoints: dict[str, Path], tmp_path: Path) -> Job:
     )
     info = open_checkpoint(settings.checkpoint)
     tokenizer, encoder = load_text_encoder(info, torch.float32, "cpu")
+    from cluster.ranks.editing import prompt_store
+
     for prompt in ("", "a fox"):
         embedding = encode_prompt(tokenizer, encoder, prompt, info.text_tokens)
         prompt_store(settings, info).write(prompt, embedding)
-    return Job(
-        manifest="m",
-        files=(),
-        base=str(tmp_path),
-        editing=settings,
-        cluster=ClusterSettings(),
-        checkpoint_fingerprint=info.fingerprint,
-        run="r",
-    )
-
-
-@pytest.mark.distributed
-def test_a_row_crosses_at_most_fifteen_functions_from_the_command_to_the_arithmetic(
-    job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
     with (tmp_path / "clip.mp4").open("wb") as file:
         write_clip(file, torch.from_numpy(waves(9, 40, 60)), fps=8)
-    monkeypatch.setenv("STACKS", str(tmp_path / "stacks"))
-    command = [sys.executable, "-m", "tests.cluster.ranks.traced_rank"]
-    monkeypatch.setattr(stages, "rank_command", lambda: command)
-    of_owner: list[list[str]] = []
-    receive = RankGroup._receive
-
-    def watched(group: RankGroup, number: int) -> Any:
-        of_owner.append(functions_of_ours(sys._getframe(1)))
-        return receive(group, number)
-
-    monkeypatch.setattr(RankGroup, "_receive", watched)
-    edit = EditWork("a fox", "fox", fingerprint="f")
-    work = VideoWork(str(tmp_path / "clip.mp4"), "clip", edits=(edit,), pending_edits=1)
-    table = rebuilt(pa.table({"video": ["clip"]}), [work], [0])
-    for kind in (InvertVideos, ReconstructEdits):
-        stage = kind(job, Reports(), GroupSettings(), "cpu", 240, 1)
-        of_owner.clear()
-        table = stage(table)
-        stage.group.close()
-    assert table["status"].to_pylist() == ["ok"]
-    of_ranks = [json.loads(line) for line in (tmp_path / "stacks").read_text().splitlines()]
-    monkeypatch.undo()
-    of_driver = frames_of_driver(monkeypatch, tmp_path)
-    inverting, editing = of_ranks
-    print(of_driver, of_owner[-1], inverting, editing, sep="\n")
-    before = len(of_driver) + len(of_owner[-1])
-    assert before + inverting.index("pec") + 1 <= MOST
-    assert before + len(inverting) <= MOST
-    assert before + len(editing) <= MOST
+    edits = (EditSpec("a fox", edit_id="fox"),)
+    video = VideoSpec(str(tmp_path / "clip.mp4"), "clip", edits=edits)
+    inverting, editing = functions_of_rank(monkeypatch, settings, video)
+    before = [*functions_of_driver(monkeypatch, tmp_path), *functions_of_owner(monkeypatch)]
+    assert before == ["run", "run_job", "run", "__call__", "ask", "request"]
+    for ways in (inverting, inverting[: inverting.index("pec") + 1], editing):
+        assert len(before + ways) <= MOST, before + ways

@@ -79,7 +79,7 @@ def test_what_auto_takes_is_legal(heads: int, gpus: int) -> None:
         ((7, 1, 1), "ulysses is 7, which does not divide 48 heads"),
         ((0, 4, 1), "ulysses is 0, but must be at least 1"),
         ((4, -1, 1), "ring is -1, but must be at least 1"),
-        ((1, 1, 4), "cfg is 4, but guidance has two halves: it must be 1 or 2"),
+        ((1, 1, 4), "cfg is 4, but guidance has two branches: it must be 1 or 2"),
         ((2, 1, 1), "ulysses 2 x ring 1 x cfg 1 makes 2 ranks, but the group has 4 GPUs"),
     ],
 )
