@@ -7,7 +7,10 @@ random but seeded: equal calls write equal files.
 
 from __future__ import annotations
 
+import io
 import json
+import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,10 @@ import torch
 FAMILIES = ("2b", "5b", "1.5-5b")
 FRAMES, HEIGHT, WIDTH = 9, 64, 96
 """A clip that these models take whole: latents of 3 frames (4 with the padding of 1.5), 8x12."""
+
+PIECES, EXTRA_IDS, T5_ROWS = 200, 100, 328
+"""The word pieces of a small tokenizer, what T5 adds to them, and the rows of its embedding; the
+published ones have 32000, 100 and 32128."""
 
 SCHEDULER: dict[str, Any] = {
     "_class_name": "CogVideoXDDIMScheduler",
@@ -103,20 +110,33 @@ def make_vae(*, seed: int = 0) -> Any:
     return vae.eval().requires_grad_(False)
 
 
-def write_checkpoint(folder: Path, family: str, *, seed: int = 0, **changes: Any) -> Path:
+def write_checkpoint(
+    folder: Path, family: str, *, seed: int = 0, pieces: bool = False, **changes: Any
+) -> Path:
     """Write a whole small checkpoint into a folder.
 
     Args:
+        pieces: whether it has a tokenizer of word pieces, as the published ones do, or of bytes.
         changes: of the transformer's configuration.
     """
     from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
     make_transformer(family, seed=seed, **changes).save_pretrained(folder / "transformer")
     make_vae(seed=seed).save_pretrained(folder / "vae")
-    ByT5Tokenizer().save_pretrained(folder / "tokenizer")
+    if pieces:
+        write_tokenizer(folder / "tokenizer")
+    else:
+        ByT5Tokenizer().save_pretrained(folder / "tokenizer")
     torch.manual_seed(seed)
     encoder = T5EncoderModel(
-        T5Config(vocab_size=384, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
+        T5Config(
+            vocab_size=T5_ROWS if pieces else 384,
+            d_model=32,
+            d_kv=8,
+            d_ff=64,
+            num_layers=1,
+            num_heads=4,
+        )
     )
     encoder.save_pretrained(folder / "text_encoder")
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler(family))
@@ -132,6 +152,64 @@ def write_checkpoint(folder: Path, family: str, *, seed: int = 0, **changes: Any
         },
     )
     return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write a tokenizer in the files of the published one, with `PIECES` word pieces."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spiece.model").write_bytes(_word_pieces())
+    extra = {f"<extra_id_{i}>": PIECES + EXTRA_IDS - 1 - i for i in range(EXTRA_IDS)}
+    special = {"<pad>": 0, "</s>": 1, "<unk>": 2}
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    write_json(folder / "added_tokens.json", extra)
+    roles = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    write_json(folder / "special_tokens_map.json", {**roles, "additional_special_tokens": [*extra]})
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            **roles,
+            "tokenizer_class": "T5Tokenizer",
+            "extra_ids": EXTRA_IDS,
+            "model_max_length": 226,
+            "additional_special_tokens": [*extra],
+            "added_tokens_decoder": {
+                str(i): {"content": token, "special": True, **flags}
+                for token, i in {**special, **extra}.items()
+            },
+        },
+    )
+
+
+@cache
+def _word_pieces() -> bytes:
+    """A SentencePiece model of made-up words, drawn from a seed, and a few English ones."""
+    from sentencepiece import SentencePieceTrainer
+
+    draw = random.Random(0)
+    lines = ["a red cube and a green ball on a table"] * 20
+    for _ in range(400):
+        lengths = [draw.randint(2, 8) for _ in range(12)]
+        lines.append(" ".join("".join(draw.choices("abcdefghijklm", k=n)) for n in lengths))
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        vocab_size=PIECES,
+        normalization_rule_name="identity",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+        num_threads=1,
+    )
+    return model.getvalue()
+
+
+def change_json(path: Path, **values: Any) -> None:
+    """Set keys of a JSON file; None removes one."""
+    content = {**json.loads(path.read_text()), **values}
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
 
 
 def write_json(path: Path, content: Any) -> None:

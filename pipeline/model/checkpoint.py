@@ -1,40 +1,36 @@
 """Opens a CogVideoX checkpoint: a diffusers folder, local, at an fsspec URI or on the Hub.
 
-What a job must know of a checkpoint before any weights are read (its family, sizes, heads, schedule
-and fingerprint) is `CheckpointInfo`, made from the configuration files alone. The parts with
-weights are loaded one by one where they are needed: the text encoder never shares a process with
-the transformer.
+`open_checkpoint` finds the folder and checks all of it, without loading it: how is in
+`pipeline/model/folder/`. What a job must know of it before any weights are read (its family, sizes,
+heads, schedule and fingerprint) is `CheckpointInfo`. The parts with weights are loaded one by one
+where they are needed: the text encoder never shares a process with the transformer.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 from pipeline.errors import UnsupportedCheckpoint
+from pipeline.model.folder.configuration import read_configuration
+from pipeline.model.folder.layout import counted_files, listed, refuse_lora, refuse_pointers
+from pipeline.model.folder.location import local_folder
+from pipeline.model.folder.vocabulary import check_vocabulary, encodes_words
+from pipeline.model.folder.weights import check_weights, header_bytes
 from pipeline.settings import Precision
-from pipeline.storage import split
 
 if TYPE_CHECKING:
     import torch
 
 Family = Literal["2b", "5b", "1.5-5b"]
 
-CONFIGS = (
-    "model_index.json",
-    "transformer/config.json",
-    "vae/config.json",
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-)
+TRAINED_IN: Mapping[Family, Precision] = {"2b": "fp16", "5b": "bf16", "1.5-5b": "bf16"}
+"""The precision that a family was trained in."""
 SAMPLE_BYTES = 4096
-EMBEDDED = "pkg://jobs.demo/checkpoint"
-"""The tiny checkpoint that ships with this package."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +122,14 @@ class CheckpointInfo:
             return DTYPES[precision]
         if str(device).startswith("cpu"):
             return DTYPES["fp32"]
-        return DTYPES["fp16" if self.family == "2b" else "bf16"]
+        return DTYPES[TRAINED_IN[self.family]]
 
 
 def open_checkpoint(uri: str, *, cache: str | Path | None = None) -> CheckpointInfo:
-    """Read a checkpoint's configuration, fetching the folder first where it is not local.
+    """Find a checkpoint, check all of it and read its configuration.
+
+    All of it is checked, without loading it: whoever opens a checkpoint can edit with it. That
+    imports neither torch nor transformers, and reads of the weights what takes milliseconds.
 
     Args:
         uri: `embedded`, a local folder, an fsspec URI of a folder (`s3://bucket/CogVideoX-5b`), the
@@ -139,26 +138,32 @@ def open_checkpoint(uri: str, *, cache: str | Path | None = None) -> CheckpointI
         cache: where folders from object storage are copied to; `~/.cache/retake` by default.
 
     Raises:
-        UnsupportedCheckpoint: if there is no such folder, files are missing, or the model is not a
-            CogVideoX text-to-video model.
+        UnsupportedCheckpoint: there is no such folder, files are missing or not whole, the parts do
+            not fit each other, or the model is not a CogVideoX text-to-video model.
     """
-    uri = EMBEDDED if uri == "embedded" else uri
-    path = _local_folder(uri, Path(cache) if cache else Path.home() / ".cache" / "retake")
-    missing = [name for name in CONFIGS if not (path / name).is_file()]
-    if missing:
-        raise UnsupportedCheckpoint(
-            f"checkpoint {uri!r} lacks {', '.join(missing)}; expected a CogVideoX folder in "
-            "diffusers format, as written by `CogVideoXPipeline.save_pretrained`"
-        )
-    index, transformer, vae, scheduler, _ = (json.loads((path / c).read_text()) for c in CONFIGS)
-    _refuse_other_models(uri, index, transformer, scheduler)
+    try:
+        path = local_folder(uri, Path(cache) if cache else Path.home() / ".cache" / "retake")
+        return _checked(path)
+    except UnsupportedCheckpoint as error:
+        raise UnsupportedCheckpoint(f"checkpoint {uri!r}: {error}") from error
+
+
+def _checked(path: Path) -> CheckpointInfo:
+    """What the configuration of a whole checkpoint says."""
+    files = counted_files(path)
+    refuse_pointers(path, files)
+    refuse_lora(path)
+    config = read_configuration(path)
+    family = _family(config.transformer)
+    check_weights(path, config, TRAINED_IN[family])
+    check_vocabulary(path, config)
     return CheckpointInfo(
         path=path,
-        family=_family(transformer),
-        transformer=transformer,
-        vae=vae,
-        scheduler=scheduler,
-        fingerprint=_fingerprint(path),
+        family=family,
+        transformer=config.transformer,
+        vae=config.vae,
+        scheduler=config.scheduler,
+        fingerprint=_fingerprint(path, files),
     )
 
 
@@ -166,19 +171,14 @@ def load_transformer(info: CheckpointInfo, dtype: torch.dtype, device: torch.dev
     """The `CogVideoXTransformer3DModel`, in evaluation mode."""
     from diffusers import CogVideoXTransformer3DModel
 
-    return _ready(
-        CogVideoXTransformer3DModel.from_pretrained(info.path / "transformer", torch_dtype=dtype),
-        device,
-    )
+    return _load(CogVideoXTransformer3DModel, info, "transformer", device, torch_dtype=dtype)
 
 
 def load_vae(info: CheckpointInfo, dtype: torch.dtype, device: torch.device | str) -> Any:
     """The `AutoencoderKLCogVideoX`, in evaluation mode."""
     from diffusers import AutoencoderKLCogVideoX
 
-    return _ready(
-        AutoencoderKLCogVideoX.from_pretrained(info.path / "vae", torch_dtype=dtype), device
-    )
+    return _load(AutoencoderKLCogVideoX, info, "vae", device, torch_dtype=dtype)
 
 
 def load_text_encoder(
@@ -188,11 +188,30 @@ def load_text_encoder(
     from transformers import AutoTokenizer, T5EncoderModel
 
     tokenizer = AutoTokenizer.from_pretrained(info.path / "tokenizer")
-    encoder = T5EncoderModel.from_pretrained(info.path / "text_encoder", dtype=dtype)
-    return tokenizer, _ready(encoder, device)
+    if not encodes_words(
+        tokenizer.get_vocab(),
+        lambda text: tokenizer(text, add_special_tokens=False).input_ids,
+        tokenizer.unk_token_id,
+    ):
+        raise UnsupportedCheckpoint(
+            f"{info.path / 'tokenizer'}: transformers makes of it a tokenizer without words; every "
+            "prompt would be encoded as <unk>. Take the tokenizer folder of zai-org/CogVideoX-5b"
+        )
+    return tokenizer, _load(T5EncoderModel, info, "text_encoder", device, dtype=dtype)
 
 
-def _ready(module: Any, device: torch.device | str) -> Any:
+def _load(
+    model: Any, info: CheckpointInfo, part: str, device: torch.device | str, **dtype: Any
+) -> Any:
+    """A part with its weights; only from safetensors, and only where none is left random."""
+    module, loaded = model.from_pretrained(
+        info.path / part, use_safetensors=True, output_loading_info=True, **dtype
+    )
+    if missing := loaded["missing_keys"]:
+        raise UnsupportedCheckpoint(
+            f"{info.path / part}: its weights lack {listed(missing)}; expected all that "
+            f"{model.__name__} has with this configuration. Fetch the weights again"
+        )
     return module.to(device).eval().requires_grad_(False)
 
 
@@ -202,106 +221,15 @@ def _family(transformer: Mapping[str, Any]) -> Family:
     return "5b" if transformer.get("use_rotary_positional_embeddings") else "2b"
 
 
-def _refuse_other_models(
-    uri: str,
-    index: Mapping[str, Any],
-    transformer: Mapping[str, Any],
-    scheduler: Mapping[str, Any],
-) -> None:
-    kind = index.get("_class_name", "unknown")
-    text_to_video = {"CogVideoXPipeline", "CogVideoXVideoToVideoPipeline"}
-    image = (
-        transformer.get("use_learned_positional_embeddings")
-        or transformer.get("ofs_embed_dim")
-        or transformer.get("in_channels") != transformer.get("out_channels")
-    )
-    if kind == "CogVideoXImageToVideoPipeline" or (kind in text_to_video and image):
-        raise UnsupportedCheckpoint(
-            f"checkpoint {uri!r} is an image-to-video model ({kind}); inversion needs a "
-            "text-to-video model such as zai-org/CogVideoX-2b, CogVideoX-5b or CogVideoX1.5-5B"
-        )
-    if kind not in text_to_video:
-        raise UnsupportedCheckpoint(
-            f"checkpoint {uri!r} holds a {kind}; expected a CogVideoXPipeline "
-            "(zai-org/CogVideoX-2b, CogVideoX-5b or CogVideoX1.5-5B)"
-        )
-    predicts = scheduler.get("prediction_type", "epsilon")
-    if predicts != "v_prediction":
-        raise UnsupportedCheckpoint(
-            f"checkpoint {uri!r}: its scheduler has prediction_type {predicts!r}; CogVideoX models "
-            "have 'v_prediction'. Check scheduler/scheduler_config.json"
-        )
-
-
-def _local_folder(uri: str, cache: Path) -> Path:
-    if Path(uri).is_dir():
-        return Path(uri)
-    if uri.startswith("pkg://"):
-        package, _, inside = uri.removeprefix("pkg://").partition("/")
-        try:
-            return Path(str(importlib.resources.files(package))) / inside
-        except ModuleNotFoundError as error:
-            raise UnsupportedCheckpoint(f"checkpoint {uri!r}: {error}") from error
-    if "://" in uri:
-        return _copy_from_storage(uri, cache)
-    if uri.count("/") == 1 and not uri.startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download
-
-        try:
-            return Path(
-                snapshot_download(uri, allow_patterns=["*.json", "*.safetensors", "*.model"])
-            )
-        except Exception as error:
-            raise UnsupportedCheckpoint(
-                f"checkpoint {uri!r} is no local folder and could not be had from the Hugging Face "
-                f"Hub: {error}"
-            ) from error
-    raise UnsupportedCheckpoint(f"checkpoint {uri!r}: there is no such folder")
-
-
-def _copy_from_storage(uri: str, cache: Path) -> Path:
-    """Copy a folder from object storage once; a renamed folder is the sign that it is whole."""
-    import os
-    import tempfile
-
-    fs, root = split(uri)
-    try:
-        listing = fs.find(root, detail=True)
-    except FileNotFoundError:
-        listing = {}
-    if not listing:
-        raise UnsupportedCheckpoint(f"checkpoint {uri!r}: there is no such folder")
-    versions = ("size", "ETag", "etag", "mtime", "created")  # as S3, GCS, files and memory say it
-    state = sorted((n, *(str(i.get(key)) for key in versions)) for n, i in listing.items())
-    target = cache / "checkpoints" / hashlib.sha256(repr((uri, state)).encode()).hexdigest()[:16]
-    if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            copy = Path(scratch) / "copy"
-            for name in listing:
-                local = copy / name[len(root) :].lstrip("/")
-                local.parent.mkdir(parents=True, exist_ok=True)
-                fs.get_file(name, str(local))
-            try:
-                os.rename(copy, target)
-            except OSError:
-                if not target.is_dir():  # another process finished the same copy first
-                    raise
-    return target
-
-
-def _fingerprint(path: Path) -> str:
+def _fingerprint(path: Path, files: Iterable[Path]) -> str:
     """Hash the configurations whole, and of the weights a sample of every tensor.
 
     Reading 20 GB to name a checkpoint would cost minutes for each job. Fine-tuning moves nearly
     every value of each tensor that it trains, but it may train a few small ones only.
     """
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path)
-        if not file.is_file() or file.suffix not in {".json", ".safetensors", ".model"}:
-            continue
-        size = file.stat().st_size
+    for file in files:
+        name, size = file.relative_to(path), file.stat().st_size
         digest.update(f"{name.as_posix()}\0{size}\0".encode())
         with file.open("rb") as stream:
             if file.suffix != ".safetensors":
@@ -310,24 +238,20 @@ def _fingerprint(path: Path) -> str:
             try:
                 for sample in _samples(stream, size):
                     digest.update(sample)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UnsupportedCheckpoint(
-                    f"{file} is no safetensors file ({error}); where it is a pointer of Git LFS, "
-                    "fetch the weights with `git lfs pull`"
-                ) from error
+            except (ValueError, KeyError, TypeError, AttributeError):
+                # What is loaded was checked: this file is an extra one. Its beginning names it.
+                stream.seek(0)
+                digest.update(stream.read(SAMPLE_BYTES))
     return digest.hexdigest()[:16]
 
 
 def _samples(stream: BinaryIO, size: int) -> Iterator[bytes]:
     """The header of a safetensors file, then the middle of each tensor, up to `SAMPLE_BYTES`."""
-    length = int.from_bytes(stream.read(8), "little")
-    if not 0 < length < size:
-        raise ValueError("its first 8 bytes are not the length of a header")
-    header = stream.read(length)
+    header = header_bytes(stream, size)
     yield header
     for name, entry in sorted(json.loads(header).items()):
         if name != "__metadata__":
             first, last = entry["data_offsets"]
             middle = max(first, (first + last - SAMPLE_BYTES) // 2)
-            stream.seek(8 + length + middle)
+            stream.seek(8 + len(header) + middle)
             yield stream.read(min(SAMPLE_BYTES, last - middle))

@@ -94,9 +94,9 @@ def _invert_and_reconstruct(family: str, size: str, group: TokenGroup) -> dict[s
     answers = {"trajectory": trajectory}
     # Three edits make five branches, which are no two equal halves.
     edits = [Edit("a", "worse"), Edit("b", guidance_scale=5.0), Edit("a", guidance_scale=1.0)]
-    for reference in ("shared", "null"):
+    for reference in ("shared", "empty"):
         settings = Reconstruction(
-            start="inverted", reference=reference, residual=reference == "null"
+            start="inverted", reference=reference, residual=reference == "empty"
         )
         edited = edit_with(model, lambda level: trajectory[level], edits, schedule, settings)
         answers[f"edits, {reference} reference"] = edited.latents

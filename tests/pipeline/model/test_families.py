@@ -53,7 +53,7 @@ def test_a_video_becomes_two_others_of_its_size(checkpoint: Path, frames: int, s
         notebook.model.velocity(),
         encoded,
         notebook.schedule,
-        highest=highest_stored(settings, notebook.schedule),
+        highest=highest_stored(settings, notebook.schedule.steps),
     )
     edits = [Edit("a red cube"), Edit("a blue cube")]
     made = edit_with(
