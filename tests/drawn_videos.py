@@ -24,6 +24,7 @@ def draw(
     pix_fmt: str = "yuv420p",
     rate: int = 8,
     times: Sequence[int] | None = None,
+    ticks: Sequence[int] | None = None,
     options: dict[str, str] | None = None,
     muxer: dict[str, str] | None = None,
     sound: bool = False,
@@ -34,7 +35,10 @@ def draw(
     color_range: int = ColorRange.MPEG,
     tags: dict[str, int] | None = None,
 ) -> bytes:
-    """Encodes uint8 `[H, W, 3]` RGB pictures. `times` are in milliseconds, else `rate` rules."""
+    """Encodes uint8 `[H, W, 3]` RGB pictures.
+
+    They are shown at `times` in milliseconds, or at `ticks` of the rate, or one each tick.
+    """
     file = io.BytesIO()
     steady = {"threads": "1"} | ({"mbtree": "0"} if codec == "libx264" else {})
     with av.open(file, "w", format=container, options=muxer or {}) as output:
@@ -58,11 +62,40 @@ def draw(
                 format=pix_fmt, dst_colorspace=colorspace, dst_color_range=color_range
             )
             frame.pts = index if times is None else times[index]
+            if ticks is not None:
+                frame.pts = ticks[index]
             frame.time_base = Fraction(1, rate if times is None else 1000)
             output.mux(video.encode(frame))
         output.mux(video.encode())
         if speech is not None:
             _hum(output, speech)
+    return file.getvalue()
+
+
+def draw_streams(
+    *streams: Sequence[np.ndarray],
+    container: str = "matroska",
+    rate: int = 8,
+    dispositions: Sequence[Disposition | None] = (),
+    codecs: Sequence[str] = (),
+) -> bytes:
+    """Several video streams in one file, each with its pictures; None leaves a disposition."""
+    file = io.BytesIO()
+    muxer = {"default_mode": "passthrough"} if container == "matroska" else {}
+    with av.open(file, "w", format=container, options=muxer) as output:
+        videos: list[Any] = []
+        for index, pictures in enumerate(streams):
+            codec = codecs[index] if codecs else "mpeg4"
+            video: Any = output.add_stream(codec, rate=rate, options={"threads": "1"})
+            video.height, video.width = pictures[0].shape[:2]
+            video.pix_fmt = "rgb24" if codec == "png" else "yuv420p"
+            if dispositions and dispositions[index] is not None:
+                video.disposition = dispositions[index]
+            videos.append(video)
+        for video, pictures in zip(videos, streams, strict=True):
+            for picture in pictures:
+                output.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            output.mux(video.encode())
     return file.getvalue()
 
 

@@ -5,8 +5,9 @@ What `read_clip` does with a file, in order:
 1. It reads any container and codec that FFmpeg knows, as long as the file holds the video itself:
    playlists and session descriptions, which name other files or addresses, are refused.
 2. It decodes from the start, and counts `start_frame` in decoded frames. Audio is ignored.
-3. Without `fps` it keeps every frame in order, and reports the source's average rate. With `fps` it
-   takes the frame nearest to each tick of that rate by presentation time (`frames.resample`).
+3. Without `fps` it keeps every frame in order, and reports the rate at which they last as long as
+   in the source (`clock.py`). With `fps` it takes the frame nearest to each tick of that rate by
+   presentation time (`frames.resample`).
 4. It stops at the largest accepted frame count (`FrameRule`) that is at most `frames`. Where the
    file has fewer, it takes the largest accepted count that there is.
 5. Each frame is turned upright, scaled and cropped or padded as it is decoded (`frames.fit_frame`),
@@ -24,15 +25,12 @@ from typing import BinaryIO
 import av
 import torch
 from av import VideoFrame
-from av.video.reformatter import (
-    VideoReformatter,
-)
+from av.video.reformatter import VideoReformatter
 
 from pipeline.errors import ErrorCode, RowError
+from pipeline.media.counts import DEFAULT_RULE, FrameRule
 from pipeline.media.frames import (
-    DEFAULT_RULE,
     Fit,
-    FrameRule,
     fit_frame,
     orientation,
     resample,
@@ -48,13 +46,15 @@ class Clip:
 
     Args:
         frames: uint8 `[F, H, W, 3]`, RGB.
-        fps: rate of these frames: the job's, or the source's average.
-        source_fps: average rate of the file.
+        fps: rate of these frames: the job's, or the one at which they last as long as in the file.
+        source_fps: rate of the file's own frames that were read.
         source_frames: frames of the file: counted if it was read to its end, else as it declares
             them; None if it does not.
         source_height: stored pixel rows of the upright picture.
         source_width: stored pixel columns of the upright picture.
         content: SHA-256 of the file's bytes, where it was taken.
+        variant: what sets these frames apart from those of the file's first video stream by its
+            first pixel shape and by its times as they are; empty for nearly all files.
     """
 
     frames: torch.Tensor
@@ -64,6 +64,7 @@ class Clip:
     source_height: int
     source_width: int
     content: str | None = None
+    variant: str = ""
 
 
 def read_clip(
@@ -117,15 +118,7 @@ def read_clip(
         count = rule.largest_at_most(len(pictures))
         if count is None or shown is None:
             raise _too_short(source, len(pictures), rule, start_frame, fps)
-        sideways = orientation(shown)[0]
-        return Clip(
-            frames=torch.stack(pictures[:count]),
-            fps=source.fps if fps is None else float(fps),
-            source_fps=source.fps,
-            source_frames=source.frame_count,
-            source_height=shown.width if sideways else shown.height,
-            source_width=shown.height if sideways else shown.width,
-        )
+        return _clip(source, torch.stack(pictures[:count]), shown, fps)
 
 
 def _check_request(
@@ -134,24 +127,41 @@ def _check_request(
     """The most frames that the clip can have, once the row's numbers are found to make sense."""
     wanted = rule.largest_at_most(frames)
     if wanted is None:
-        problem = f"num_frames is {frames}, expected at least {rule.minimum}"
+        problem = f"num_frames is {frames}; expected at least {rule.minimum}"
     elif start_frame < 0:
-        problem = f"start_frame is {start_frame}, expected 0 or more"
+        problem = f"start_frame is {start_frame}; expected 0 or more"
     elif fps is not None and not 0 < fps <= 1000:
-        problem = f"fps is {fps}, expected more than 0 and at most 1000 frames a second"
+        problem = f"fps is {fps}; expected more than 0 and at most 1000 frames a second"
     else:
         return wanted
     raise RowError(ErrorCode.BAD_VALUE, f"{name}: {problem}")
+
+
+def _clip(source: VideoSource, frames: torch.Tensor, last: VideoFrame, fps: float | None) -> Clip:
+    """The clip of frames [F, H, W, 3], of which `last` is the last as it was decoded."""
+    own = source.fps(len(frames) if fps is None else None)
+    sideways = orientation(last)[0]
+    return Clip(
+        frames=frames,
+        fps=float(own if fps is None else fps),
+        source_fps=float(own),
+        source_frames=source.frame_count,
+        source_height=last.width if sideways else last.height,
+        source_width=last.height if sideways else last.width,
+        variant=source.variant(resampled=fps is not None),
+    )
 
 
 def _too_short(
     source: VideoSource, found: int, rule: FrameRule, start_frame: int, fps: float | None
 ) -> RowError:
     at = "" if fps is None else f" at {fps:g} frames a second"
+    left = f", which leaves {found} from start_frame {start_frame} on{at}"
+    other = "lower start_frame, or take" if start_frame else "take"
     return RowError(
         ErrorCode.VIDEO_TOO_SHORT,
-        f"{source.name}: has {source.decoded} frames, which leaves {found} from start_frame "
-        f"{start_frame} on{at}; an edit needs at least {rule.minimum}",
+        f"{source.name}: has {source.decoded} frames{left if start_frame or at else ''}; an edit "
+        f"needs at least {rule.minimum}: {other} a longer video",
     )
 
 
@@ -169,7 +179,7 @@ def _fit(
             height=height,
             width=width,
             fit=fit,
-            pixel_aspect=source.pixel_aspect,
+            pixel_aspect=source.pixel_aspect(frame),
             scaler=scaler,
         )
     except (ValueError, av.FFmpegError) as error:

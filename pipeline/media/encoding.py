@@ -63,15 +63,17 @@ def write_clip(file: BinaryIO, frames: torch.Tensor, *, fps: float) -> None:
 def _check_frames(frames: torch.Tensor, fps: float) -> None:
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(
-            f"frames are {frames.dtype} {list(frames.shape)}, expected uint8 [F, H, W, 3]"
+            f"frames are {frames.dtype} {list(frames.shape)}; expected uint8 [F, H, W, 3], "
+            "RGB from 0 to 255"
         )
     count, height, width, _ = frames.shape
     if not count or not height or not width or height % 2 or width % 2:
         raise ValueError(
-            f"{count} frames of {width}x{height}, expected at least one, of even width and height"
+            f"there are {count} frames of {width}x{height}; expected at least one, of even width "
+            "and height: cut off a row or a column"
         )
     if not 0.0001 <= fps <= 1_000_000:
-        raise ValueError(f"fps is {fps}, expected 0.0001 to 1000000 frames a second")
+        raise ValueError(f"fps is {fps}; expected 0.0001 to 1000000 frames a second")
 
 
 def _add_stream(container: OutputContainer, rate: Fraction, height: int, width: int) -> VideoStream:

@@ -1,8 +1,7 @@
 """Which frames of a video are edited, and how each is brought to the job's size.
 
-Three decisions, each a function that needs no file:
+Two decisions, each a function that needs no file (how many there may be: `counts.py`):
 
-- *how many*: `FrameRule.largest_at_most`, the counts that a CogVideoX checkpoint accepts;
 - *which*: `resample`, the frame nearest in time to each tick of the job's frame rate;
 - *how large*: `fit_frame`, a decoded frame turned upright, scaled without distortion, and cropped
   or padded to RGB of the job's height and width.
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, TypeVar, cast
 
@@ -31,39 +29,6 @@ EXACT = (
     | Interpolation.ACCURATE_RND
     | Interpolation.BITEXACT
 )
-
-
-@dataclass(frozen=True)
-class FrameRule:
-    """Which frame counts a checkpoint accepts.
-
-    The VAE makes one latent frame of the first pixel frame and one of each following
-    `temporal_compression` frames, so a clip has 4k+1 frames. CogVideoX 1.5 also groups latent
-    frames in twos (`patch_size_t`); its latents are padded to that by the model code, so the rule
-    for pixel frames is the same for all checkpoints.
-
-    Args:
-        temporal_compression: pixel frames to one latent frame, as the VAE has it.
-        latent_multiple: latent frames come in multiples of this, `patch_size_t`; 1 without.
-        minimum: fewest pixel frames of a clip. Below two latent frames there is no motion to edit.
-    """
-
-    temporal_compression: int = 4
-    latent_multiple: int = 1
-    minimum: int = 5
-
-    def largest_at_most(self, available: int) -> int | None:
-        """The largest accepted count of pixel frames that is at most `available`, if any."""
-        count = (available - 1) // self.temporal_compression * self.temporal_compression + 1
-        return count if count >= self.minimum else None
-
-    def latent_frames(self, frames: int) -> int:
-        """The latent frames that `frames` pixel frames become, with the padding of 1.5."""
-        latent = (frames - 1) // self.temporal_compression + 1
-        return -(-latent // self.latent_multiple) * self.latent_multiple
-
-
-DEFAULT_RULE = FrameRule()
 
 
 def resample(frames: Iterable[tuple[float, float, T]], fps: float) -> Iterator[T]:

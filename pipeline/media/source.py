@@ -18,12 +18,14 @@ from fractions import Fraction
 from typing import BinaryIO
 
 import av
-from av import VideoFrame
+from av import Packet, VideoFrame
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from pipeline.errors import ErrorCode, RowError
+from pipeline.media.clock import FASTEST, Clock
+from pipeline.media.damage import is_cut_off, joined_at, named
+from pipeline.media.streams import PixelAspects, best_stream, is_cover
 
 # FFmpeg's demuxers that read nothing but the file itself. Left out are those that open what the
 # file names (hls, dash, concat, sdp, imf, ...) and still images. The second line is audio, so that
@@ -33,9 +35,11 @@ CONTAINERS = (
     "mp3,aac,flac,wav,w64,aiff,caf,ac3,eac3,dts,amr,au,"
     "mpegvideo,m4v,h261,h263,h264,hevc,vvc,av1,obu,vc1,dirac,cavsvideo,mjpeg,yuv4mpegpipe"
 )
+AVFMT_TS_DISCONT = 0x200  # FFmpeg's flag of formats whose clock may jump
+ANIMATED_IMAGES = {"gif", "apng"}
+SHORTEST_SHOWN, SHOWN_AS = Fraction(1, 50), Fraction(1, 10)
+"""All browsers show a frame of an animated image that shall last less than 20 ms for 100 ms."""
 MAX_SOURCE_PIXELS = 8192 * 8192
-EBML_BOXES = {b"\x1aE\xdf\xa3", b"\x18S\x80g"}  # Matroska's header and segment
-MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"sidx", b"mfra"}
 
 
 @contextmanager
@@ -60,8 +64,6 @@ class VideoSource:
 
     Attributes:
         name: what error messages call the file.
-        fps: average frames a second.
-        pixel_aspect: width of a stored pixel over its height.
         decoded: frames decoded so far, those before the first wanted one counted.
         ended: whether `decoded` is all there are.
     """
@@ -72,50 +74,91 @@ class VideoSource:
         self._file = file
         self._container = container
         self._stream = stream
+        self._rates = _declared_rates(stream)
+        self._clock = Clock(
+            self._rates,
+            tick=stream.time_base or Fraction(1, 1_000_000),
+            jumps=bool(container.format.flags & AVFMT_TS_DISCONT),
+        )
+        self._starts: list[Fraction] = []
+        self._aspects = PixelAspects(stream)
+        self._joined: int | None = None
+        self._moved = False
         self.name = name
-        # 25 is what FFmpeg takes for streams that carry no timing.
-        self.fps = float(stream.average_rate or stream.guessed_rate or 25)
-        self.pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
         self.decoded = 0
         self.ended = False
 
     @property
     def frame_count(self) -> int | None:
-        """Frames of the file: counted once it was read to its end, else as declared, if at all."""
-        return self.decoded if self.ended else self._stream.frames or None
+        """Frames of the file: counted once it was read to its end, else as declared, if at all.
+
+        An AVI counts dropped frames too.
+        """
+        if self.ended:
+            return self.decoded
+        dropped = self._container.format.name == "avi" and self.fps() not in self._rates
+        return None if dropped else self._stream.frames or None
+
+    def fps(self, count: int | None = None) -> Fraction:
+        """Frames a second of the first `count` frames that `decode` gave, or of all."""
+        return self._clock.rate(self._starts[:count])
+
+    def pixel_aspect(self, frame: VideoFrame) -> Fraction:
+        """Width of a stored pixel of a frame over its height."""
+        return self._aspects.of(frame)
+
+    def variant(self, resampled: bool) -> str:
+        """What sets a clip apart from one of the first stream by its own shapes and times."""
+        first = next(s for s in self._container.streams.video if not is_cover(s))
+        found = {
+            f"stream {self._stream.index}": self._stream.index != first.index,
+            "aspects": self._aspects.changed,
+            "times": self._moved and resampled,
+        }
+        return ", ".join(what for what, holds in found.items() if holds)
 
     def is_cut_off(self) -> bool:
         """Whether the file says that it is longer than it is. Asked after decoding has ended."""
-        return _is_cut_off(self._file)
+        return is_cut_off(self._file)
 
     def decode(self, first: int) -> Iterator[tuple[float, float, VideoFrame]]:
         """(start, duration, frame) from the frame `first` on, times in seconds."""
-        clock = 0.0
         for frame in self._frames():
             self.decoded += 1
-            start = clock if frame.pts is None else frame.time
-            duration = float(frame.duration * (frame.time_base or 0)) or 1 / self.fps
-            clock = start + duration
+            start, duration = self._clock.place(*self._declared_times(frame), key=frame.key_frame)
+            if frame.pts is not None and start != frame.pts * (frame.time_base or 0):
+                self._moved = True
             if self.decoded <= first:
                 continue
             if frame.is_corrupt:
                 raise self._damaged("it does not decode whole")
-            yield start, duration, frame
+            self._starts.append(start)
+            yield float(start), float(duration), frame
         self.ended = True
+
+    def _declared_times(self, frame: VideoFrame) -> tuple[Fraction | None, Fraction]:
+        """(start, duration) as the file has them, seconds; None and 0 where it does not."""
+        tick = frame.time_base or Fraction(0)
+        duration = frame.duration * tick
+        if self._container.format.name in ANIMATED_IMAGES:
+            return None, SHOWN_AS if 0 < duration < SHORTEST_SHOWN else duration
+        # An AVI counts pictures as they are stored, which is not the order in which they are shown.
+        time = frame.dts if self._container.format.name == "avi" else frame.pts
+        return None if time is None else time * tick, duration
 
     def _frames(self) -> Iterator[VideoFrame]:
         trouble: str | None = "it holds none"
         try:
             for packet in self._container.demux(self._stream):
                 try:
-                    frames = packet.decode()
+                    frames = self._aspects.decode(packet)
                 except av.FFmpegError as error:
                     # A recording may start between key frames; later an error is damage.
                     if self.decoded:
                         raise
                     trouble = error.strerror
                     continue
-                if packet.is_corrupt and self.decoded:
+                if self.decoded and not self._is_whole(packet):
                     raise self._damaged("its data is incomplete")
                 yield from frames
         except av.FFmpegError as error:
@@ -123,6 +166,19 @@ class VideoSource:
         if not self.decoded:
             why = f"no frame can be decoded ({trouble})"
             raise _unusable(self._file, self.name, ErrorCode.VIDEO_UNREADABLE, why)
+
+    def _is_whole(self, packet: Packet) -> bool:
+        """Whether nothing of a packet is missing, nor of what it builds on."""
+        if self._joined is not None and (packet.pos or 0) >= self._joined:
+            self._joined = None
+            if not packet.is_keyframe:
+                return False
+        if packet.is_corrupt:
+            if self._container.format.name != "mpegts" or packet.pos is None:
+                return False
+            self._joined = joined_at(self._file, packet.pos)
+            return self._joined is not None
+        return True
 
     def _damaged(self, why: str | None) -> RowError:
         return RowError(
@@ -134,7 +190,9 @@ class VideoSource:
 
 def _open_container(file: BinaryIO, name: str) -> InputContainer:
     if file.seek(0, io.SEEK_END) == 0:
-        raise RowError(ErrorCode.VIDEO_EMPTY, f"{name}: the file has 0 bytes; expected a video")
+        raise RowError(
+            ErrorCode.VIDEO_EMPTY, f"{name}: the file has 0 bytes; expected a video: copy it again"
+        )
     file.seek(0)
     # Files come from anywhere: a demuxer that would follow a path or an address is never started,
     # and none of FFmpeg's protocols would answer it.
@@ -142,9 +200,11 @@ def _open_container(file: BinaryIO, name: str) -> InputContainer:
     try:
         return av.open(file, "r", container_options=limits, metadata_errors="ignore")
     except av.FFmpegError as error:
+        file.seek(0)
+        found = named(file.read(512))
         # An invalid argument is what FFmpeg calls a known format that the list does not have.
-        listed = not isinstance(error, av.ArgumentError)
-        found = "nothing that FFmpeg knows" if listed else "a still image, a playlist or the like"
+        if isinstance(error, av.ArgumentError):
+            found = "a still image, a playlist or the like"
         why = (
             f"not a video file, but {found}; expected MP4, MOV, MKV, WebM, AVI or another "
             "container that holds the video itself"
@@ -153,13 +213,11 @@ def _open_container(file: BinaryIO, name: str) -> InputContainer:
 
 
 def _video_stream(file: BinaryIO, container: InputContainer, name: str) -> VideoStream:
-    # The cover picture of a song is a video stream to FFmpeg.
-    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not videos:
+    stream = best_stream(container.streams.video)
+    if stream is None:
         found = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         why = f"no video stream, only {found}; expected a video"
         raise _unusable(file, name, ErrorCode.NO_VIDEO_STREAM, why)
-    stream = videos[0]
     if stream.codec_context is None:
         why = "its video has a codec that FFmpeg cannot decode; convert it to H.264"
         raise _unusable(file, name, ErrorCode.VIDEO_UNREADABLE, why)
@@ -174,44 +232,18 @@ def _video_stream(file: BinaryIO, container: InputContainer, name: str) -> Video
     return stream
 
 
+def _declared_rates(stream: VideoStream) -> list[Fraction]:
+    """The rates that a header names, in frames a second, the best one first."""
+    rates = [rate for rate in (stream.average_rate, stream.guessed_rate) if rate]
+    # 25 is what FFmpeg takes for streams that carry no timing.
+    return [rate for rate in rates if rate <= FASTEST] or [Fraction(25)]
+
+
 def _unusable(file: BinaryIO, name: str, code: ErrorCode, why: str) -> RowError:
     """The refusal with `code`, or with VIDEO_TRUNCATED where that is what is behind it."""
-    if _is_cut_off(file):
+    if is_cut_off(file):
         return RowError(
             ErrorCode.VIDEO_TRUNCATED,
             f"{name}: the file is cut off before its first frame; copy it again from its origin",
         )
     return RowError(code, f"{name}: {why}")
-
-
-def _is_cut_off(file: BinaryIO) -> bool:
-    """Whether the outermost boxes of an MP4, Matroska or AVI reach past the end of the file."""
-    size = file.seek(0, io.SEEK_END)
-    position = 0
-    for _ in range(10_000):  # no real file has more, and a crafted one shall not keep us busy
-        file.seek(position)
-        length = _box_length(file.read(16).ljust(16, b"\0"))
-        if length is None:
-            return False
-        position += length
-        if position >= size:
-            return position > size
-    return False
-
-
-def _box_length(head: bytes) -> int | None:
-    """The length of the box that starts with these 16 bytes, itself included, if it tells one."""
-    if head[:4] == b"RIFF":
-        return 8 + int.from_bytes(head[4:8], "little")
-    if head[:4] in EBML_BOXES:
-        # The first bit that is set tells how many bytes the number has; all ones: unknown.
-        digits = 9 - head[4].bit_length()
-        unknown = (1 << 7 * digits) - 1
-        content = int.from_bytes(head[4 : 4 + digits], "big") & unknown
-        return None if content == unknown else 4 + digits + content
-    if head[4:8] in MP4_BOXES:
-        length = int.from_bytes(head[:4], "big")
-        if length == 1:
-            length = int.from_bytes(head[8:16], "big")
-        return length if length >= 8 else None
-    return None

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.media.frames import FrameRule, resample, scaled_size
+from pipeline.media.counts import FrameRule
+from pipeline.media.frames import resample, scaled_size
 
 steady = settings(deadline=None, derandomize=True, max_examples=60)
 gaps = st.lists(st.floats(0.001, 2.0), min_size=1, max_size=40)

@@ -15,6 +15,7 @@ from pipeline.media.decoding import read_clip
 from pipeline.media.encoding import write_clip
 from pipeline.media.source import CONTAINERS
 from tests.drawn_videos import draw, draw_sound, grays, waves
+from tests.input_rows import row
 
 AVI: dict[str, Any] = {"container": "avi", "codec": "mpeg4"}
 WEBM = {"container": "webm", "codec": "libvpx-vp9", "options": {"deadline": "realtime"}}
@@ -29,6 +30,7 @@ def test_a_file_that_is_no_video_is_refused(data: bytes) -> None:
     assert refusal(data) == ErrorCode.VIDEO_UNREADABLE
 
 
+@row("A still image; an animated WebP")
 def test_a_still_image_is_refused() -> None:
     png = draw(grays(1), container="image2pipe", codec="png", pix_fmt="rgb24")
     assert png.startswith(b"\x89PNG")
@@ -89,8 +91,8 @@ def test_a_file_with_a_hole_is_refused(drawing: dict[str, Any]) -> None:
         (b"\0\0\0\1mdat" + (100).to_bytes(8, "big") + bytes(84), ErrorCode.VIDEO_UNREADABLE),
         (b"\0\0\0\1mdat" + (101).to_bytes(8, "big") + bytes(84), ErrorCode.VIDEO_TRUNCATED),
         (b"\0\0\0\0mdat" + bytes(92), ErrorCode.VIDEO_UNREADABLE),
-        (b"RIFF" + (92).to_bytes(4, "little") + b"AVI " + bytes(88), ErrorCode.VIDEO_UNREADABLE),
-        (b"RIFF" + (93).to_bytes(4, "little") + b"AVI " + bytes(88), ErrorCode.VIDEO_TRUNCATED),
+        (b"RIFF" + (100).to_bytes(4, "little") + b"AVI " + bytes(88), ErrorCode.VIDEO_UNREADABLE),
+        (b"RIFF" + (101).to_bytes(4, "little") + b"AVI " + bytes(88), ErrorCode.VIDEO_TRUNCATED),
     ],
 )
 def test_a_file_is_cut_off_when_it_says_that_it_is_longer(data: bytes, code: ErrorCode) -> None:
@@ -125,6 +127,7 @@ PLAYLISTS = {
 }
 
 
+@row("A playlist or a session description")
 @pytest.mark.parametrize("name", PLAYLISTS)
 def test_a_playlist_cannot_make_ffmpeg_open_another_file(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -142,6 +145,7 @@ def test_a_playlist_cannot_make_ffmpeg_open_another_file(
         assert refused.value.code == ErrorCode.VIDEO_UNREADABLE
 
 
+@row("A playlist or a session description")
 def test_a_session_description_cannot_make_ffmpeg_open_the_network() -> None:
     sdp = (
         b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
