@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from pipeline.values import check_fields
+
 Seconds = Annotated[float, Gt(0), Le(1_000_000)]
 """A deadline; what waits for it takes milliseconds in 32 bits, which end after 24 days."""
 
@@ -30,6 +32,9 @@ class GroupSettings:
     ring: Annotated[int, Ge(1)] = 1
     cfg: Literal[1, 2] = 1
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class PromptSettings:
@@ -43,6 +48,9 @@ class PromptSettings:
 
     groups: Annotated[int, Ge(1)] = 1
     gpus: Literal[0, 1] = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -68,3 +76,6 @@ class ClusterSettings:
     start_deadline_s: Seconds = 1800.0
     inversion_deadline_s: Seconds = 7200.0
     reconstruction_deadline_s: Seconds = 7200.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)

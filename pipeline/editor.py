@@ -34,17 +34,20 @@ from pipeline.inputs import (
     as_frames,
     as_output,
     as_specs,
+    check_ending,
     check_frames,
+    check_is_trajectory,
     check_output_type,
+    check_seed,
     check_trajectory,
     drawn_seed,
-    frame_rule,
     is_location,
+    read_video,
     usable_device,
     usable_dtype,
     with_changes,
 )
-from pipeline.media.decoding import Clip, read_clip
+from pipeline.media.decoding import Clip
 from pipeline.media.encoding import write_clip
 from pipeline.model.checkpoint import (
     CheckpointInfo,
@@ -55,14 +58,13 @@ from pipeline.model.checkpoint import (
 )
 from pipeline.model.group import OneRank, TokenGroup
 from pipeline.model.scheduler import schedule_from_config, script_schedule
-from pipeline.model.sizes import check_blocks, clip_size
+from pipeline.model.sizes import check_blocks
 from pipeline.model.text_encoder import Embeddings, TextEncoder
 from pipeline.model.transformer import VelocityModel
 from pipeline.model.vae import Codec, to_uint8
 from pipeline.plan import denoising_steps, edit_prompts, start_latents
 from pipeline.records import EditSpec, derived_seed
 from pipeline.settings import Inversion, Reconstruction, VideoSettings
-from pipeline.storage import local_copy
 from pipeline.trajectories.trajectory import Trajectory
 
 StepCallback = Callable[["Editor", int, int, dict[str, Tensor]], dict[str, Tensor] | None]
@@ -174,25 +176,20 @@ class Editor:
             RowError: the file is not there, no video, cut off, or too short.
             ValueError: the model cannot take the size that `settings` ask for.
         """
-        settings = settings or VideoSettings()
-        size = clip_size(settings, self.info)
-        with local_copy(str(location)) as (file, content):
-            clip = read_clip(
-                file,
-                name=str(location),
-                height=size.height,
-                width=size.width,
-                frames=min(num_frames or size.frames, size.frames),
-                rule=frame_rule(self.info),
-                start_frame=start_frame,
-                fps=fps or settings.fps,
-                fit=settings.fit,
-            )
-        return replace(clip, content=content)
+        return read_video(
+            str(location),
+            settings or VideoSettings(),
+            self.info,
+            start_frame=start_frame,
+            num_frames=num_frames,
+            fps=fps,
+        )
 
     def write(self, path: str | Path, frames: Tensor | np.ndarray, *, fps: float) -> None:
-        """Write frames, uint8 [F, H, W, 3], as an MP4."""
+        """Write frames, uint8 [F, H, W, 3], as an MP4; its folder is made."""
+        check_ending(path)
         pixels = as_frames(frames)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with Path(path).open("wb") as file:
             write_clip(file, pixels, fps=fps)
 
@@ -270,9 +267,10 @@ class Editor:
                 steps is out of range.
             RowError: the file cannot be read, or the trajectory is not finite.
         """
-        inversion = with_changes(inversion or Inversion(), changes)
+        inversion = with_changes(inversion or Inversion(), changes, Inversion)
+        check_seed(seed)
         schedule = self.schedule(inversion.steps, inversion.method)
-        level = schedule.level_at(highest)
+        level = schedule.level_at(highest, "highest")
         if is_location(source):
             source = self.read(source)  # type: ignore[arg-type]
         frames = as_frames(source)  # type: ignore[arg-type]
@@ -315,8 +313,10 @@ class Editor:
             RowError: an edit is not finite.
             TrajectoryDamaged: a stored trajectory was altered; invert the clip again.
         """
-        settings = with_changes(settings or Reconstruction(), changes)
+        settings = with_changes(settings or Reconstruction(), changes, Reconstruction)
         check_output_type(output_type)
+        check_is_trajectory(trajectory)
+        check_seed(seed)
         specs = as_specs(prompts)
         check_blocks(settings, self.info)
         schedule = self.schedule(trajectory.schedule.steps, trajectory.method)
@@ -342,7 +342,9 @@ class Editor:
     ) -> Edited:
         """The latents of edits, with nothing left out of them (`Reconstruction.filled`)."""
         schedule = trajectory.schedule
-        steps = denoising_steps(settings, schedule, [float(e.guidance_scale or 0) for e in edits])
+        steps = denoising_steps(
+            settings, schedule.steps, [float(e.guidance_scale or 0) for e in edits]
+        )
         with self._at_work(self.model.transformer), self._bar(len(steps)) as bar:
 
             def on_step(level: int, x: Tensor) -> Tensor | None:
@@ -356,7 +358,7 @@ class Editor:
 
             return reconstruct(
                 self.model,
-                start_latents(settings, edits, trajectory.latents, schedule).to(self.device),
+                start_latents(settings, edits, trajectory.latents, schedule.steps).to(self.device),
                 lambda level: trajectory.latents[level].to(self.device, torch.float32),
                 [edit_prompts(settings, edit, source_prompt, self.prompt) for edit in edits],
                 steps,

@@ -3,43 +3,117 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
+from annotated_types import Ge, MinLen
 from torch import Tensor
 
 from pipeline.algorithm.schedule import Schedule
 from pipeline.dtypes import DTYPES
-from pipeline.media.decoding import Clip
-from pipeline.media.frames import FrameRule
+from pipeline.media.counts import FrameRule
+from pipeline.media.decoding import Clip, read_clip
 from pipeline.model.checkpoint import CheckpointInfo
+from pipeline.model.sizes import clip_size
 from pipeline.plan import highest_stored
 from pipeline.records import EditSpec
-from pipeline.settings import Inversion, Reconstruction
+from pipeline.settings import (
+    IN_THE_MANIFEST,
+    NAMES_ELSEWHERE,
+    NOT_THERE,
+    EditingSettings,
+    Inversion,
+    Reconstruction,
+    VideoSettings,
+    places,
+    places_meant,
+)
+from pipeline.storage import local_copy
 from pipeline.trajectories.trajectory import Trajectory
+from pipeline.values import WrongValue, checked
 
 Settings = TypeVar("Settings", Inversion, Reconstruction)
 OutputType = Literal["uint8", "pil", "np", "latent"]
 
 
-def with_changes(settings: Settings, changes: dict[str, Any]) -> Settings:
+def with_changes(settings: Settings, changes: dict[str, Any], wanted: type[Settings]) -> Settings:
     """Settings with some fields changed.
 
     Raises:
-        TypeError: a name that is none of their fields, with the nearest one that is.
+        TypeError: a name that is none of their fields, with the one that was meant; or no settings.
         ValueError: a value that they refuse.
     """
+    if not isinstance(settings, wanted):
+        example = "steps=25" if wanted is Inversion else "guidance_scale=4"
+        raise TypeError(
+            f"settings are {_kind(settings)}; expected {wanted.__name__}: give single values by "
+            f"name, as {example}"
+        )
     known = [field.name for field in fields(settings)]
     for name in changes:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise TypeError(f"{type(settings).__name__} has no setting {name!r}; {hint}")
+            raise TypeError(
+                f"{type(settings).__name__} has no setting {name!r}; {_meant(name, known)}"
+            )
     return replace(settings, **changes)
+
+
+def _kind(value: Any) -> str:
+    """`a list`, `an int`, `None`: what a value is, for messages."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+_WHERE = {
+    "video": "`Editor.read(..., VideoSettings({0}=...))` takes {0!r}",
+    "inversion": "`Editor.invert(..., {0}=...)` takes {0!r}",
+    "reconstruction": "`Editor.reconstruct(..., {0}=...)` takes {0!r}",
+    "precision": "`Editor.from_pretrained(..., torch_dtype=...)` takes the dtype",
+    "seed": "give `seed=...`",
+    "checkpoint": "`Editor.from_pretrained(checkpoint)` takes the checkpoint",
+    "output": "`Editor.write(path, frames, fps=...)` takes the file to write",
+}
+"""Where a setting of a section is given in Python."""
+
+_PER_VIDEO = {
+    "video": "`Editor.invert(path)` takes the video",
+    "edits": "`Editor.reconstruct(trajectory, prompts)` takes the prompts",
+    "source_prompt": "`Editor.reconstruct(..., source_prompt=...)` takes it",
+    "start_frame": "`Editor.read(..., start_frame=...)` takes it",
+    "num_frames": "`Editor.read(..., num_frames=...)` takes it",
+}
+"""Where that is given in Python which a manifest has in a column."""
+
+
+def _meant(name: str, known: list[str]) -> str:
+    """Where a setting that is not among the known ones is given; else the nearest known one."""
+    if name in NOT_THERE:
+        return NOT_THERE[name]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    if near and name not in NAMES_ELSEWHERE:
+        return f"did you mean {near[0]!r}?"
+    if name in IN_THE_MANIFEST:
+        return _PER_VIDEO[IN_THE_MANIFEST[name]]
+    for place in places_meant(name, places(EditingSettings)):
+        section, _, last = place.rpartition(".")
+        if last in known:
+            return f"did you mean {last!r}?"
+        if (section or last) in _WHERE:
+            return _WHERE[section or last].format(last)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+
+
+_OF_AN_EDIT = {
+    "prompt": Annotated[str, MinLen(1)],
+    "negative_prompt": str | None,
+    "guidance_scale": Annotated[float, Ge(0)] | None,
+    "seed": Annotated[int, Ge(0)] | None,
+}
 
 
 def as_specs(prompts: str | EditSpec | Sequence[str | EditSpec]) -> list[EditSpec]:
@@ -48,18 +122,32 @@ def as_specs(prompts: str | EditSpec | Sequence[str | EditSpec]) -> list[EditSpe
     Raises:
         ValueError: there are none, or one is empty or neither a text nor an `EditSpec`.
     """
+    if isinstance(prompts, Mapping | Set | bytes) or not isinstance(
+        prompts, str | EditSpec | Iterable
+    ):
+        raise ValueError(
+            f"prompts are {_kind(prompts)}; expected a prompt, or a list of prompts, since the "
+            "videos come in their order"
+        )
     given = [prompts] if isinstance(prompts, str | EditSpec) else list(prompts)
     if not given:
         raise ValueError("there are no prompts; give one prompt, or a list of prompts")
-    specs = []
-    for prompt in given:
-        if not isinstance(prompt, str | EditSpec):
-            raise ValueError(f"a prompt is {prompt!r}; expected a text or an EditSpec")
-        spec = EditSpec(prompt) if isinstance(prompt, str) else prompt
-        if not spec.prompt.strip():
-            raise ValueError("a prompt is empty; say what the edit should show")
-        specs.append(spec)
-    return specs
+    return [_as_spec(prompt) for prompt in given]
+
+
+def _as_spec(given: str | EditSpec) -> EditSpec:
+    if not isinstance(given, str | EditSpec):
+        raise ValueError(f"a prompt is {given!r}; expected a text or an EditSpec")
+    spec = EditSpec(given) if isinstance(given, str) else given
+    if isinstance(spec.prompt, str) and not spec.prompt.strip():
+        raise ValueError("a prompt is empty; say what the edit should show")
+    values = {}
+    for name, kind in _OF_AN_EDIT.items():
+        try:
+            values[name] = checked(kind, getattr(spec, name), None)
+        except WrongValue as error:
+            raise ValueError(f"an edit's {name} {error}") from None
+    return replace(spec, **values)
 
 
 def as_frames(source: Clip | Tensor | np.ndarray) -> Tensor:
@@ -71,8 +159,8 @@ def as_frames(source: Clip | Tensor | np.ndarray) -> Tensor:
     if isinstance(source, Tensor):
         return source
     raise ValueError(
-        f"frames are a {type(source).__name__}; expected uint8 [F, H, W, 3] as a tensor or an "
-        "array, or a Clip (to `invert` a path or a URI, too)"
+        f"frames are {_kind(source)}; expected uint8 [F, H, W, 3] as a tensor or an "
+        "array, a Clip, or for `invert` a path or URI"
     )
 
 
@@ -83,6 +171,32 @@ def is_location(source: Any) -> bool:
 def frame_rule(info: CheckpointInfo) -> FrameRule:
     """Which frame counts a checkpoint accepts."""
     return FrameRule(info.temporal_compression, info.latent_frames_multiple)
+
+
+def read_video(
+    location: str,
+    settings: VideoSettings,
+    info: CheckpointInfo,
+    *,
+    start_frame: int = 0,
+    num_frames: int | None = None,
+    fps: float | None = None,
+) -> Clip:
+    """The clip of a video file, as a checkpoint takes it. Arguments and errors: `Editor.read`."""
+    size = clip_size(settings, info)
+    with local_copy(location) as (file, content):
+        clip = read_clip(
+            file,
+            name=location,
+            height=size.height,
+            width=size.width,
+            frames=size.frames if num_frames is None else min(num_frames, size.frames),
+            rule=frame_rule(info),
+            start_frame=start_frame,
+            fps=settings.fps if fps is None else fps,
+            fit=settings.fit,
+        )
+    return replace(clip, content=content)
 
 
 def check_frames(frames: Tensor, info: CheckpointInfo) -> None:
@@ -113,6 +227,29 @@ def check_frames(frames: Tensor, info: CheckpointInfo) -> None:
             )
 
 
+def check_is_trajectory(given: Any) -> None:
+    """Raises TypeError for what is no `Trajectory`."""
+    if not isinstance(given, Trajectory):
+        raise TypeError(
+            f"the trajectory is {_kind(given)}; expected a Trajectory: `Editor.invert(video)` "
+            "makes one, and `Trajectory.load(folder)` opens one that is stored"
+        )
+
+
+def check_ending(path: str | Path) -> None:
+    """Raises ValueError for the name of a file that is no MP4."""
+    if Path(path).suffix.lower() != ".mp4":
+        raise ValueError(f"path is {str(path)!r}; edits are MP4 files: end its name in .mp4")
+
+
+def check_seed(seed: Any) -> None:
+    """Raises ValueError for what is no seed."""
+    try:
+        checked(Annotated[int, Ge(0)], seed, 0)
+    except WrongValue as error:
+        raise ValueError(f"seed {error}") from None
+
+
 def check_trajectory(
     trajectory: Trajectory, schedule: Schedule, settings: Reconstruction, info: CheckpointInfo
 ) -> None:
@@ -133,11 +270,12 @@ def check_trajectory(
             f"the trajectory was inverted with another checkpoint than {info.path} "
             f"({info.fingerprint}); invert the clip with this one"
         )
-    needed = highest_stored(settings, schedule)
+    needed = highest_stored(settings, schedule.steps)
     if needed > trajectory.highest:
         raise ValueError(
-            f"the settings need level {needed}; the trajectory reaches {trajectory.highest}. "
-            "Invert with a larger `highest`"
+            f"start {settings.start} needs level {needed} of {schedule.steps}; the trajectory "
+            f"reaches level {trajectory.highest}. Invert with a larger `highest`, or take a lower "
+            "`start`"
         )
 
 
@@ -162,7 +300,7 @@ def usable_device(device: str | torch.device | None) -> torch.device:
         why = "this build of torch is for CPUs" if not torch.version.cuda else "torch finds no GPU"
         raise ValueError(
             f"device is {str(place)!r}, but {why}; install a CUDA build of torch, or use "
-            "device='cpu'"
+            "device='cpu' (--device cpu)"
         )
     return place
 
@@ -187,7 +325,7 @@ def drawn_seed(generator: torch.Generator) -> int:
     """A seed drawn from a generator, on whatever device it is."""
     if not isinstance(generator, torch.Generator):
         raise ValueError(
-            f"generator is a {type(generator).__name__}; expected one torch.Generator. For a seed "
+            f"generator is {_kind(generator)}; expected one torch.Generator. For a seed "
             "of each edit give EditSpec(prompt, seed=...)"
         )
     return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))

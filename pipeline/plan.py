@@ -1,30 +1,43 @@
-"""What the settings come to along a schedule: where edits start, and what each step does."""
+"""What the settings come to along a schedule: where edits start, and what each step does.
+
+A plan needs no numbers of a model, only T, the number of steps. It is shown before torch is
+imported, so the two functions that make tensors import it themselves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from pipeline.algorithm.branches import Prompt
 from pipeline.algorithm.guidance import guidance_at, in_window
-from pipeline.algorithm.reconstruction import DenoisingStep, EditPrompts, seeded_noise
-from pipeline.algorithm.schedule import Schedule
+from pipeline.algorithm.schedule import DenoisingStep, level_at
 from pipeline.records import EditSpec
 from pipeline.settings import Reconstruction
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def start_level(settings: Reconstruction, schedule: Schedule) -> int:
-    """The level that the denoising steps start from."""
+    from pipeline.algorithm.branches import Prompt
+    from pipeline.algorithm.reconstruction import EditPrompts
+
+
+def start_level(settings: Reconstruction, steps: int) -> int:
+    """The level of 0..T that the denoising steps start from.
+
+    Args:
+        steps: T, the steps of the whole schedule.
+    """
     start = settings.start
-    return schedule.steps if isinstance(start, str) else schedule.level_at(start)
+    return steps if isinstance(start, str) else level_at(start, steps)
 
 
-def highest_stored(settings: Reconstruction, schedule: Schedule) -> int:
-    """The highest level of the trajectory that an edit reads: the inversion may stop there."""
-    top = start_level(settings, schedule)
+def highest_stored(settings: Reconstruction, steps: int) -> int:
+    """The highest level of the trajectory that an edit reads: the inversion may stop there.
+
+    Args:
+        steps: T, the steps of the whole schedule.
+    """
+    top = start_level(settings, steps)
     if settings.start != "noise" or settings.residual:
         return top
     return max((level for level in range(top, 0, -1) if injects(settings, top, level)), default=0)
@@ -40,14 +53,15 @@ def injects(settings: Reconstruction, top: int, level: int) -> bool:
 
 
 def denoising_steps(
-    settings: Reconstruction, schedule: Schedule, scales: Sequence[float]
+    settings: Reconstruction, steps: int, scales: Sequence[float]
 ) -> list[DenoisingStep]:
     """The steps from the start level down.
 
     Args:
+        steps: T, the steps of the whole schedule.
         scales: the guidance scale of each edit.
     """
-    top = start_level(settings, schedule)
+    top = start_level(settings, steps)
     return [
         DenoisingStep(
             level,
@@ -56,7 +70,7 @@ def denoising_steps(
                     scale,
                     level,
                     top=top,
-                    steps=schedule.steps,
+                    steps=steps,
                     window=settings.guidance_steps,
                     dynamic=settings.dynamic_guidance,
                 )
@@ -69,17 +83,22 @@ def denoising_steps(
 
 
 def start_latents(
-    settings: Reconstruction, edits: Sequence[EditSpec], latents: Any, schedule: Schedule
+    settings: Reconstruction, edits: Sequence[EditSpec], latents: Any, steps: int
 ) -> Tensor:
     """The latents [K, F, C, H, W], float32, that the denoising steps start from.
 
     Args:
         edits: K of them.
         latents: the trajectory's entries, [L + 1, F, C, H, W].
+        steps: T, the steps of the whole schedule.
     """
+    import torch
+
+    from pipeline.algorithm.reconstruction import seeded_noise
+
     if settings.start == "noise":
         return torch.stack([seeded_noise(latents.shape[1:], edit.seed or 0) for edit in edits])
-    return torch.stack([latents[start_level(settings, schedule)].float()] * len(edits))
+    return torch.stack([latents[start_level(settings, steps)].float()] * len(edits))
 
 
 def edit_prompts(
@@ -93,9 +112,11 @@ def edit_prompts(
     Args:
         prompt: a text with its embedding.
     """
+    from pipeline.algorithm.reconstruction import EditPrompts
+
     positive, negative = edit.prompt, edit.negative_prompt or ""
     described = {
-        "null": ("", ""),
+        "empty": ("", ""),
         "none": ("", ""),
         "source": (source_prompt, source_prompt),
     }.get(settings.reference, (positive, negative))

@@ -1,62 +1,31 @@
 """What a user can choose about the model work, with units, defaults and the reasons for them.
 
 These are sections of the job file and arguments of the Python API at once. Plain data: importing
-this costs no torch. The bounds stand in the annotations; the job file enforces them. A name that is
-not among those known is refused here too, with a ValueError.
+this costs no torch. The bounds stand in the annotations; `pipeline/values.py` enforces them, here
+and in the job file, with the same messages; here as ValueErrors. At the end stands what settings
+are called elsewhere.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
 from pipeline.records import EditSpec
+from pipeline.values import Also, check_fields, declared
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 Fraction = Annotated[float, Ge(0), Le(1)]
 StartName = Literal["noise", "inverted"]
 Start = StartName | Annotated[float, Gt(0), Le(1)]
-START_NAMES = get_args(StartName)
-
-
-def _check_values(settings: Any) -> None:
-    """Raises a ValueError where a field has a name that is not known, or is out of its bounds."""
-    for field, kind in get_type_hints(type(settings), include_extras=True).items():
-        value, known = getattr(settings, field), get_args(kind)
-        if get_origin(kind) is Literal and value not in known:
-            raise ValueError(f"{field} is {value!r}; known are {', '.join(map(str, known))}")
-        if bound := _broken_bound(kind, value):
-            raise ValueError(f"{field} is {value!r}; expected {bound}")
-
-
-def _broken_bound(kind: Any, value: Any) -> str | None:
-    """The bound of an annotated type that a value breaks, in words; None where it keeps all."""
-    if isinstance(value, tuple):
-        inner = next((k for k in (kind, *get_args(kind)) if get_origin(k) is tuple), None)
-        broken = (_broken_bound(*one) for one in zip(get_args(inner), value, strict=False))
-        return next((bound for bound in broken if bound), None)
-    if get_origin(kind) in (Union, UnionType):
-        kind = next((k for k in get_args(kind) if get_origin(k) is Annotated), None)
-    if get_origin(kind) is not Annotated or not isinstance(value, int | float):
-        return None
-    for bound in kind.__metadata__:
-        for name, words, holds in _BOUNDS:
-            limit = getattr(bound, name, None)
-            if limit is not None and not holds(value, limit):
-                return f"{words} {limit:g}"
-    return None
-
-
-_BOUNDS: tuple[tuple[str, str, Callable[[float, float], bool]], ...] = (
-    ("ge", "at least", operator.ge),
-    ("gt", "more than", operator.gt),
-    ("le", "at most", operator.le),
-)
+Reference = Annotated[
+    Literal["empty", "shared", "source", "script", "none"],
+    Also(((None, "empty"), ("null", "empty"))),  # its name before, which YAML reads as no value
+]
 
 
 @dataclass(frozen=True)
@@ -78,7 +47,7 @@ class VideoSettings:
     fit: Literal["crop", "pad"] = "crop"
 
     def __post_init__(self) -> None:
-        _check_values(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -104,7 +73,7 @@ class Inversion:
     round_trip: bool = False
 
     def __post_init__(self) -> None:
-        _check_values(self)
+        check_fields(self)
 
     def evaluations(self, levels: int) -> int:
         """Forwards that climbing so many levels from the clean latent takes."""
@@ -128,7 +97,7 @@ class Reconstruction:
         guidance_scale: of classifier-free guidance; 1 or less turns it off, and half of the
             forwards.
         negative_prompt: for edits that name none.
-        reference: how the reference branch is described: `null` with the empty prompt (cheapest),
+        reference: how the reference branch is described: `empty` with the empty prompt (cheapest),
             `shared` with the edit's own prompts, the negative one computed once for all edits,
             `source` with the manifest's source prompt, `script` as `shared` but nothing shared (the
             same numbers, for comparison), `none` for no reference attention.
@@ -151,7 +120,7 @@ class Reconstruction:
     start: Start = 0.6
     guidance_scale: Annotated[float, Ge(0), Le(100)] = 2.0
     negative_prompt: str = ""
-    reference: Literal["null", "shared", "source", "script", "none"] = "null"
+    reference: Reference = "empty"
     inject_steps: tuple[Fraction, Fraction] = (0.0, 1.0)
     inject_blocks: tuple[Annotated[int, Ge(0)], Annotated[int, Ge(0)]] | None = None
     guidance_steps: tuple[Fraction, Fraction] = (0.0, 0.4)
@@ -160,17 +129,13 @@ class Reconstruction:
     edits_at_once: Annotated[int, Ge(1), Le(64)] = 4
 
     def __post_init__(self) -> None:
-        start = self.start
-        if not (start in START_NAMES if isinstance(start, str) else 0 < start <= 1):
-            raise ValueError(
-                f"start is {start!r}; expected {' or '.join(START_NAMES)}, or a fraction of "
-                "the levels above 0 and at most 1"
-            )
-        _check_values(self)
+        check_fields(self)
         for name in ("inject_steps", "inject_blocks", "guidance_steps"):
             window = getattr(self, name)
             if window is not None and window[0] > window[1]:
-                raise ValueError(f"{name} is {list(window)}: its first number is above its last")
+                raise ValueError(
+                    f"{name} is {list(window)}: its first number is above its last; exchange them"
+                )
         if self.dynamic_guidance and self.guidance_steps[1] < 1:
             raise ValueError(
                 f"dynamic_guidance grows in the last steps, and guidance_steps is "
@@ -197,8 +162,9 @@ class TrajectorySettings:
     """How trajectories are kept.
 
     Args:
-        keep: `always` (a later prompt needs no inversion), `until_done` (until the job's edits of
-            the video are done; `retake gc` deletes them) or `never` (as soon as they are done).
+        keep: how long: `always` (a later prompt needs no inversion), `until_done` (until the job's
+            edits of the video are done; `retake gc` deletes them) or `never` (as soon as they
+            are done).
         dtype: of the stored values. fp16 keeps 62 dB of a latent, bf16 44.
     """
 
@@ -206,7 +172,7 @@ class TrajectorySettings:
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
 
     def __post_init__(self) -> None:
-        _check_values(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,4 +198,82 @@ class EditingSettings:
     trajectory: TrajectorySettings = TrajectorySettings()
 
     def __post_init__(self) -> None:
-        _check_values(self)
+        check_fields(self)
+
+
+NAMES_ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("num_inference_steps", "num_inversion_steps", "inference_steps", "num_steps"),
+        "inversion.steps",
+    ),
+    "inversion_method": "inversion.method",
+    **dict.fromkeys(
+        ("guidance", "cfg_scale", "text_guidance_scale"), "reconstruction.guidance_scale"
+    ),
+    **dict.fromkeys(("strength", "denoising_strength"), "reconstruction.start"),
+    **dict.fromkeys(("use_dynamic_cfg", "use_dynamic_guidance"), "reconstruction.dynamic_guidance"),
+    **dict.fromkeys(("batch_size", "num_videos_per_batch"), "reconstruction.edits_at_once"),
+    **dict.fromkeys(("num_frames", "max_num_frames", "video_length"), "video.frames"),
+    **dict.fromkeys(("frame_rate", "frame_sample_step"), "video.fps"),
+    **dict.fromkeys(("generator", "random_seed"), "seed"),
+    **dict.fromkeys(("dtype", "torch_dtype", "weight_dtype", "mixed_precision"), "precision"),
+    **dict.fromkeys(
+        ("model", "model_path", "model_id", "pretrained_model_name_or_path", "checkpoint_path"),
+        "checkpoint",
+    ),
+    **dict.fromkeys(("output_path", "output_dir", "output_folder"), "output"),
+    "ulysses_degree": "cluster.reconstruction.ulysses",
+    "ring_degree": "cluster.reconstruction.ring",
+    "use_cfg_parallel": "cluster.reconstruction.cfg",
+}
+"""What diffusers, the public script and xFuser call a setting, and its place here."""
+
+IN_THE_MANIFEST: Mapping[str, str] = {
+    **dict.fromkeys(("video_path", "videos", "video_paths", "input_video"), "video"),
+    **dict.fromkeys(("prompt", "prompts", "edits", "edit_prompt"), "edits"),
+    "source_prompt": "source_prompt",
+    **dict.fromkeys(("start_frame", "skip_frames_start"), "start_frame"),
+    "skip_frames_end": "num_frames",
+}
+"""What belongs to one video, and the column of the manifest that it is in."""
+
+NOT_THERE: Mapping[str, str] = {
+    "num_videos_per_prompt": "each edit gives one video; for more, repeat the prompt, with another "
+    "seed each",
+    "eta": "every step is deterministic; `inversion.method` chooses how to invert",
+    **dict.fromkeys(
+        ("prompt_embeds", "negative_prompt_embeds"), "prompts are given as text, and encoded once"
+    ),
+    "latents": "edits start from a trajectory; `reconstruction.start` says where",
+    **dict.fromkeys(
+        ("address", "ray_address"),
+        "the environment variable RAY_ADDRESS names the cluster to run on",
+    ),
+    "max_sequence_length": "the checkpoint says how many tokens a prompt has",
+}
+"""What diffusers takes and Retake does not, and what to do instead."""
+
+
+def places(section: type, above: str = "") -> list[str]:
+    """The full names of all settings of a section and of those inside: `inversion.steps`."""
+    found = []
+    for name, (kind, _) in declared(section).items():
+        inside = is_dataclass(kind) and isinstance(kind, type)
+        found += places(kind, f"{above}{name}.") if inside else [f"{above}{name}"]
+    return found
+
+
+def places_meant(name: str, known: Iterable[str]) -> list[str]:
+    """The full names of the settings that a name of this or another program may mean.
+
+    Args:
+        known: the full names that there are.
+    """
+    last = name.rsplit(".", 1)[-1].replace("-", "_").lower()
+    by_name: dict[str, list[str]] = {}
+    for place in known:
+        by_name.setdefault(place.rsplit(".", 1)[-1], []).append(place)
+    if last in NAMES_ELSEWHERE:
+        return [NAMES_ELSEWHERE[last]]
+    near = difflib.get_close_matches(last, by_name, n=1, cutoff=0.8)
+    return by_name[near[0]] if near else []

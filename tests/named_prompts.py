@@ -64,7 +64,7 @@ class Edit:
     def prompts(self, reference: str) -> EditPrompts:
         """Its prompts, and those of its references in a mode of `Reconstruction.reference`."""
         own = self.prompt, self.negative_prompt
-        seen = {"null": ("", ""), "none": ("", ""), "source": (self.source_prompt,) * 2}
+        seen = {"empty": ("", ""), "none": ("", ""), "source": (self.source_prompt,) * 2}
         names = *own, *seen.get(reference, own)
         return EditPrompts(*(Prompt(name, self.embedding) for name in names))
 
@@ -88,7 +88,7 @@ def edit_with(
     """
     named = getattr(model, "named", lambda prompt: Prompt(prompt, torch.empty(0)))
     if settings.start != "noise":
-        x = torch.stack([trajectory(start_level(settings, schedule)).float()] * len(edits))
+        x = torch.stack([trajectory(start_level(settings, schedule.steps)).float()] * len(edits))
     elif noise is not None:
         x = torch.stack([noise.float()] * len(edits))
     else:
@@ -108,7 +108,7 @@ def edit_with(
             )
             for p in prompts
         ],
-        denoising_steps(settings, schedule, [edit.guidance_scale for edit in edits]),
+        denoising_steps(settings, schedule.steps, [edit.guidance_scale for edit in edits]),
         schedule,
         empty=named(""),
         residual=settings.residual,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.algorithm.branches import Branch, Denoiser, Prompt
 from pipeline.algorithm.guidance import classifier_free
-from pipeline.algorithm.schedule import Schedule
+from pipeline.algorithm.schedule import DenoisingStep, Schedule
 
 
 @dataclass(frozen=True)
@@ -28,21 +28,6 @@ class EditPrompts:
     negative: Prompt
     reference_positive: Prompt
     reference_negative: Prompt
-
-
-@dataclass(frozen=True)
-class DenoisingStep:
-    """One step, from `level` to the level below it.
-
-    Args:
-        scales: the guidance scale of each edit; 1 and below turn guidance off, and the forward of
-            the negative prompt with it.
-        inject: whether the edits attend to the reference.
-    """
-
-    level: int
-    scales: tuple[float, ...]
-    inject: bool
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,9 @@ class Schedule:
         """T: the number of steps between level 0 and the highest level."""
         return len(self.levels) - 1
 
-    def level_at(self, fraction: float) -> int:
+    def level_at(self, fraction: float, name: str = "start") -> int:
         """The index of the level at a fraction of the levels; at least 1 for a fraction above 0."""
-        if not 0.0 <= fraction <= 1.0:
-            raise ValueError(f"a level's fraction must lie between 0 and 1, got {fraction}")
-        return max(1, round(fraction * self.steps)) if fraction > 0 else 0
+        return level_at(fraction, self.steps, name)
 
     def descend(self, x: Tensor, v: Tensor, level: int) -> Tensor:
         """The DDIM step from `level` to the one below it. `x` and `v` have the same shape."""
@@ -79,6 +79,36 @@ class ScriptSchedule(Schedule):
 
     def descend(self, x: Tensor, v: Tensor, level: int) -> Tensor:
         return move(x, v, self.levels[level].alpha, self.landings[level - 1])
+
+
+@dataclass(frozen=True)
+class DenoisingStep:
+    """One step, from `level` to the level below it.
+
+    Args:
+        scales: the guidance scale of each edit; 1 and below turn guidance off, and the forward of
+            the negative prompt with it.
+        inject: whether the edits attend to the reference.
+    """
+
+    level: int
+    scales: tuple[float, ...]
+    inject: bool
+
+
+def level_at(fraction: float, steps: int, name: str = "start") -> int:
+    """The index of the level at a fraction of the levels; at least 1 for a fraction above 0.
+
+    Args:
+        steps: T, the levels above the clean latent.
+        name: of the fraction, for the message where it is none.
+
+    Raises:
+        ValueError: it is not from 0 to 1.
+    """
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"{name} is {fraction}; expected a fraction of the levels, from 0 to 1")
+    return max(1, round(fraction * steps)) if fraction > 0 else 0
 
 
 def move(

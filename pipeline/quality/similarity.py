@@ -124,7 +124,10 @@ def _check_type(location: str, wanted: tuple[str, ...]) -> None:
     from transformers import AutoConfig
 
     if location.startswith(("/", ".")) and not Path(location).is_dir():
-        raise WrongModel(f"{location}: no such folder")
+        raise WrongModel(
+            f"{location}: there is no such folder; expected one that transformers opens, or "
+            "a name on the Hugging Face Hub"
+        )
     try:
         found = AutoConfig.from_pretrained(location).model_type
     except (OSError, ValueError) as error:

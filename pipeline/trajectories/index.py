@@ -174,12 +174,14 @@ def read_index(folder: Folder, key: str | None) -> TrajectoryIndex | None:
     """
     try:
         data = folder.read(INDEX)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         index = _parse(data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TrajectoryDamaged(f"{folder.full_uri(INDEX)}: not a valid index: {error}") from error
+        raise TrajectoryDamaged(
+            f"{folder.full_uri(INDEX)}: not a valid index: {error}; the clip must be inverted again"
+        ) from error
     if key is not None and index.key != key:
         raise TrajectoryDamaged(
             f"{folder.full_uri(INDEX)} is the index of trajectory {index.key}, not of {key}"
@@ -190,10 +192,13 @@ def read_index(folder: Folder, key: str | None) -> TrajectoryIndex | None:
         try:
             size = folder.size(shard.file)
         except FileNotFoundError:
-            raise TrajectoryDamaged(f"{folder.full_uri(shard.file)} is missing") from None
+            raise TrajectoryDamaged(
+                f"{folder.full_uri(shard.file)} is missing; the clip must be inverted again"
+            ) from None
         if size != shard.bytes:
             raise TrajectoryDamaged(
-                f"{folder.full_uri(shard.file)} has {size} bytes; its index says {shard.bytes}"
+                f"{folder.full_uri(shard.file)} has {size} bytes; its index says {shard.bytes}; "
+                "the clip must be inverted again"
             )
     return index
 

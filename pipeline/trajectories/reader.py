@@ -149,14 +149,20 @@ class TrajectoryReader:
         try:
             data = self.folder.read_range(shard.file, start, end)
         except FileNotFoundError:
-            raise TrajectoryDamaged(f"{where}: the file is missing") from None
+            raise TrajectoryDamaged(
+                f"{where}: the file is missing; the clip must be inverted again"
+            ) from None
         self.bytes_read += len(data)
         if len(data) != end - start:
-            raise TrajectoryDamaged(f"{where}: the file is cut short")
+            raise TrajectoryDamaged(
+                f"{where}: the file is cut short; the clip must be inverted again"
+            )
         item = ITEM_BYTES[self.index.dtype]
         base = self.index.chunk_start(first)
         for chunk in range(first, last):
             a, b = ((self.index.chunk_start(c) - base) * item for c in (chunk, chunk + 1))
             if digest(data[a:b]) != shard.digest(level, chunk):
-                raise TrajectoryDamaged(f"{where}: chunk {chunk} is altered")
+                raise TrajectoryDamaged(
+                    f"{where}: chunk {chunk} is altered; the clip must be inverted again"
+                )
         return data

@@ -81,8 +81,18 @@ def test_a_file_a_clip_an_array_and_a_tensor_are_inverted_alike(
     assert (made[0].schedule.steps, made[0].highest) == (STEPS, STEPS)
     with pytest.raises(RowError, match="there is no such file"):
         editor.invert(str(tmp_path / "none.mp4"))
-    with pytest.raises(ValueError, match="frames are a int; expected uint8"):
+    with pytest.raises(ValueError, match="frames are an int; expected uint8"):
         editor.invert(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("asked", [{"num_frames": 0}, {"fps": 0}, {"start_frame": -1}])
+def test_a_zero_is_not_taken_for_the_default(
+    editor: Editor, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"never opened")
+    with pytest.raises(RowError, match=f"{next(iter(asked))} is .*; expected") as refused:
+        editor.read(tmp_path / "clip.mp4", **asked)
+    assert refused.value.code == ErrorCode.BAD_VALUE
 
 
 def test_a_single_string_is_one_prompt(editor: Editor, trajectory: Trajectory) -> None:
@@ -197,12 +207,12 @@ def test_a_generator_takes_the_place_of_the_seed(editor: Editor, trajectory: Tra
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"edits_at_once": -1}, "edits_at_once is -1; expected at least 1"),
-        ({"guidance_scale": -5}, "guidance_scale is -5; expected at least 0"),
-        ({"inject_steps": (-3, 9)}, r"inject_steps is \(-3, 9\); expected at least 0"),
-        ({"inject_blocks": (-3, 1)}, r"inject_blocks is \(-3, 1\); expected at least 0"),
+        ({"edits_at_once": -1}, "edits_at_once is -1; expected a whole number from 1 to 64"),
+        ({"guidance_scale": -5}, "guidance_scale is -5; expected a number from 0 to 100"),
+        ({"inject_steps": (-3, 9)}, r"inject_steps is \[-3, 9\]; expected \[first, last\]"),
+        ({"inject_blocks": (-3, 1)}, r"inject_blocks is \[-3, 1\]; expected \[first, last\]"),
         ({"start": 1.5}, "start is 1.5"),
-        ({"reference": "nothing"}, "reference is 'nothing'; known are"),
+        ({"reference": "nothing"}, "reference is 'nothing'; expected empty, shared"),
     ],
 )
 def test_a_setting_out_of_its_bounds_is_refused_as_in_a_job_file(
@@ -210,7 +220,7 @@ def test_a_setting_out_of_its_bounds_is_refused_as_in_a_job_file(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         editor.reconstruct(trajectory, "a fox", **changes)
-    with pytest.raises(ValueError, match="iterations is 0; expected at least 1"):
+    with pytest.raises(ValueError, match="iterations is 0; expected a whole number from 1"):
         editor.invert(CLIP, method="fixed_point", iterations=0)
 
 
@@ -286,7 +296,7 @@ def test_a_folder_without_a_trajectory_and_another_checkpoints_are_refused(
     with pytest.raises(ValueError, match="inverted with another checkpoint than"):
         editor.reconstruct(tuned, "a fox")
     low = editor.invert(CLIP, steps=STEPS, highest=0.5)
-    with pytest.raises(ValueError, match="the trajectory reaches 1"):
+    with pytest.raises(ValueError, match="the trajectory reaches level 1"):
         editor.reconstruct(low, "a fox", start="inverted")
 
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import socket
+import tarfile
+import threading
+import zipfile
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import fsspec
 import pytest
+from s3fs import S3FileSystem
 
 from pipeline.errors import ErrorCode, RowError
-from pipeline.storage import Folder, local_copy
+from pipeline.storage import Folder, explain, local_copy
+from tests.s3_server import s3_server
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -123,24 +131,225 @@ def test_a_local_copy_can_be_sought_in_and_names_its_bytes(folder: Folder) -> No
     assert sha == hashlib.sha256(b"0123456789").hexdigest()
 
 
+def trouble(uri: str) -> tuple[ErrorCode, str]:
+    with pytest.raises(RowError) as caught, local_copy(uri):
+        pass
+    assert caught.value.message.startswith(f"{uri}: ")
+    return caught.value.code, caught.value.message.removeprefix(f"{uri}: ")
+
+
 @pytest.mark.parametrize(
-    ("uri", "code"),
+    ("uri", "code", "text"),
     [
-        ("memory://nothing/clip.mp4", ErrorCode.VIDEO_NOT_FOUND),
-        ("/no/such/clip.mp4", ErrorCode.VIDEO_NOT_FOUND),
-        ("nosuchscheme://clip.mp4", ErrorCode.BAD_URI),
+        ("memory://nothing/clip.mp4", ErrorCode.VIDEO_NOT_FOUND, "there is no such file"),
+        ("/no/such/clip.mp4", ErrorCode.VIDEO_NOT_FOUND, "there is no such file"),
+        ("nosuchscheme://clip.mp4", ErrorCode.BAD_URI, "unknown protocol 'nosuchscheme'"),
+        ("s3:/bucket/a.mp4", ErrorCode.BAD_URI, "expected s3://bucket/a.mp4"),
+        ("zip://a.mp4", ErrorCode.BAD_URI, "expected zip://a.mp4::LOCATION"),
+        ("zip://a.mp4::/no/c.zip", ErrorCode.VIDEO_NOT_FOUND, "no such file: /no/c.zip"),
+        ("simplecache::/no/a.mp4", ErrorCode.VIDEO_NOT_FOUND, "no such file: /no/a.mp4"),
+        ("file://host/a.mp4", ErrorCode.BAD_URI, "names the host 'host'"),
+        ("C:\\clips\\a.mp4", ErrorCode.VIDEO_NOT_FOUND, "a path of Windows"),
+        ("/no/a.mp4 ", ErrorCode.VIDEO_NOT_FOUND, "begins or ends with a space"),
+        ("http:///a.mp4", ErrorCode.BAD_URI, "no valid address"),
+        ("github://x/y", ErrorCode.BAD_URI, "cannot be opened"),
     ],
 )
-def test_a_video_that_cannot_be_opened_fails_with_its_code(uri: str, code: ErrorCode) -> None:
-    with pytest.raises(RowError, match=uri) as caught, local_copy(uri):
+def test_a_location_that_cannot_be_opened_fails_with_its_reason(
+    uri: str, code: ErrorCode, text: str
+) -> None:
+    found, message = trouble(uri)
+    assert found == code
+    assert text in message
+
+
+@pytest.mark.skipif(find_spec("gcsfs") is not None, reason="gcsfs is installed")
+def test_a_protocol_that_needs_a_package_names_the_extra() -> None:
+    code, text = trouble("gs://bucket/a.mp4")
+    assert code == ErrorCode.BAD_URI
+    assert "pip install 'retake[gcs]'" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "50%", "a%20b", "a#1", "what?", "a::b", "[1]*", "x:y", "~a"]
+)
+def test_a_local_name_may_have_any_character(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(name)
+    for uri in (f"{tmp_path}/{name}", f"file://{tmp_path}/{name}", f"{tmp_path}/{name}/"):
+        with local_copy(uri) as (file, _):
+            assert file.read() == name.encode()
+    with local_copy((tmp_path / name).as_uri()) as (file, _):  # with its characters escaped
+        assert file.read() == name.encode()
+
+
+def test_a_path_with_escapes_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "a b.mp4").touch()
+    assert f"there is {tmp_path}/a b.mp4" in trouble(f"{tmp_path}/a%20b.mp4")[1]
+
+
+def test_a_file_of_this_host_is_a_local_one(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("x")
+    for uri in (f"file://localhost{tmp_path}/a.mp4", f"file:{tmp_path}/a.mp4"):
+        with local_copy(uri) as (file, _):
+            assert file.read() == b"x"
+
+
+def test_a_file_in_an_archive_is_read_or_said_to_be_missing_there(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("x")
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.write(tmp_path / "a.mp4", "d/a.mp4")
+    with tarfile.open(tmp_path / "c.tar", "w") as tar:
+        tar.add(tmp_path / "a.mp4", "d/a.mp4")
+    for kind in ("zip", "tar"):
+        chain = f"{kind}://d/a.mp4::simplecache::file://{tmp_path}/c.{kind}"
+        for uri in (chain, f"{kind}://d/a.mp4::{tmp_path}/c.{kind}"):
+            with local_copy(uri) as (file, _):
+                assert file.read() == b"x"
+        code, text = trouble(f"{kind}://no.mp4::{tmp_path}/c.{kind}")
+        assert (code, text) == (
+            ErrorCode.VIDEO_NOT_FOUND,
+            f"there is no such file in {tmp_path}/c.{kind}",
+        )
+        code, text = trouble(f"{kind}://a.mp4::{tmp_path}/a.mp4")
+        assert code == ErrorCode.VIDEO_UNREADABLE
+        assert f"{tmp_path}/a.mp4 is no such archive" in text
+
+
+def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.mp4").write_text("x")
+    with local_copy("~/a.mp4") as (file, _):
+        assert file.read() == b"x"
+    Folder("~/out").write("b", b"y")
+    assert (tmp_path / "out/b").read_bytes() == b"y"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_no_missing_one(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch(mode=0)
+    code, text = trouble(f"{tmp_path}/a.mp4")
+    assert code == ErrorCode.STORAGE
+    assert "may not be read" in text
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Answers with the status that is the path, or with a page, or with a file."""
+
+    def do_GET(self) -> None:
+        name = self.path.strip("/")
+        body = b"<!DOCTYPE html><html>" if name == "page" else b"video"
+        self.send_response(int(name) if name.isdigit() else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
         pass
-    assert caught.value.code == code
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_each_failure_of_a_web_server_has_its_own_reason(web: str) -> None:
+    with local_copy(f"{web}/file?token=/a") as (file, _):
+        assert file.read() == b"video"
+    for name, code, expected in [
+        ("404", ErrorCode.VIDEO_NOT_FOUND, "there is no such file"),
+        ("410", ErrorCode.VIDEO_NOT_FOUND, "there is no such file"),
+        ("401", ErrorCode.STORAGE, "may not be read (HTTP 401); check the credentials"),
+        ("403", ErrorCode.STORAGE, "may not be read (HTTP 403); check the credentials"),
+        ("500", ErrorCode.STORAGE, "the server answered HTTP 500"),
+        ("page", ErrorCode.VIDEO_UNREADABLE, "is a web page"),
+    ]:
+        found, text = trouble(f"{web}/{name}")
+        assert found == code
+        assert expected in text
+
+
+def test_a_host_that_cannot_be_reached_is_named(web: str) -> None:
+    with socket.socket() as free:  # bound, and nothing listens
+        free.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{free.getsockname()[1]}"
+        for uri in (f"http://{host}/a.mp4", f"zip://a.mp4::http://{host}/c.zip"):
+            code, text = trouble(uri)
+            assert code == ErrorCode.STORAGE
+            assert f"{host} cannot be reached" in text
+    code, text = trouble("http://no-such-host.invalid/a.mp4")
+    assert code == ErrorCode.STORAGE
+    assert "no-such-host.invalid cannot be reached" in text
+
+
+@pytest.mark.s3
+def test_each_failure_of_s3_has_its_own_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_server() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        fs = S3FileSystem(version_aware=True)
+        fs.mkdir("clips")
+        fs.call_s3(
+            "put_bucket_versioning",
+            Bucket="clips",
+            VersioningConfiguration={"Status": "Enabled"},
+        )
+        fs.pipe("clips/d/a.mp4", b"first")
+        version = fs.info("clips/d/a.mp4")["VersionId"]
+        fs.pipe("clips/d/a.mp4", b"second")
+        old = f"s3://clips/d/a.mp4?versionId={version}"
+        for uri, content in [
+            ("s3://clips/d/a.mp4", b"second"),
+            ("s3://clips/d/a.mp4/", b"second"),
+            (old, b"first"),
+            (f"simplecache::{old}", b"first"),
+        ]:
+            with local_copy(uri) as (file, _):
+                assert file.read() == content
+        for uri, expected in [
+            ("s3://clips/d/b.mp4", "there is no such file"),
+            ("s3://clips/d", "is a folder; expected a file: name one in it"),
+            ("s3://clips/d/", "is a folder; expected a file: name one in it"),
+            ("s3://clips", "is a folder; expected a file: name one in it"),
+            ("s3://no-such-bucket/a.mp4", "there is no bucket 'no-such-bucket'"),
+        ]:
+            assert trouble(uri) == (ErrorCode.VIDEO_NOT_FOUND, expected)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        S3FileSystem.clear_instance_cache()
+        code, text = trouble("s3://clips/d/a.mp4")
+        assert code == ErrorCode.STORAGE
+        assert "may not be read: no credentials" in text
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "expected"),
+    [
+        (PermissionError("Access Denied"), ErrorCode.STORAGE, "may not be read (Access Denied)"),
+        (TimeoutError(), ErrorCode.STORAGE, "cannot be reached: TimeoutError"),
+        (OSError("disk"), ErrorCode.STORAGE, "cannot be read: OSError: disk"),
+    ],
+)
+def test_an_exception_is_explained(error: Exception, code: ErrorCode, expected: str) -> None:
+    found = explain(error, "s3://b/a.mp4")
+    assert found.code == code
+    assert expected in found.text
+    assert "be read" not in explain(error, "s3://b/a.mp4", "written").text
 
 
 def test_a_folder_in_the_place_of_a_video_is_no_video(tmp_path: Path) -> None:
-    with pytest.raises(RowError) as caught, local_copy(str(tmp_path)):
-        pass
-    assert caught.value.code == ErrorCode.VIDEO_NOT_FOUND
+    assert trouble(str(tmp_path)) == (
+        ErrorCode.VIDEO_NOT_FOUND,
+        "is a folder; expected a file: name one in it",
+    )
 
 
 def test_a_failure_of_any_storage_is_one_of_the_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.algorithm.inversion import climb, invert, pec
+from pipeline.algorithm.inversion import climb, invert, pec, script
 from pipeline.algorithm.schedule import Schedule
 from pipeline.model.scheduler import schedule_from_config, script_schedule
 from pipeline.quality.metrics import signal_to_error_db
@@ -328,7 +328,7 @@ def residual_steps(family: str, steps: int = 50) -> Any:
             lambda level: read.append(level) or entries[level],  # type: ignore[func-returns-value]
             [Edit("", guidance_scale=1.0)],
             levels_for(method, config, steps),
-            Reconstruction(start="inverted", reference="null", residual=residual),
+            Reconstruction(start="inverted", reference="empty", residual=residual),
         )
         assert read[0] == steps, "the steps start from the top of the trajectory"
         return made.latents[0]
@@ -344,3 +344,10 @@ def test_the_mixtures_velocity_is_the_exact_one() -> None:
     alpha = mixture.alphas[400].item()
     slope = math.sqrt(alpha * (1 - alpha)) * (1 - 0.25) / (alpha * 0.25 + 1 - alpha)
     assert torch.allclose(mixture.velocity(x, 400), slope * x, atol=1e-6)
+
+
+def test_the_script_wants_a_climb_for_each_step() -> None:
+    schedule = script_schedule(scheduler(), 10)
+    mixture = GaussianMixture(scheduler(), std=0.5)
+    with pytest.raises(ValueError, match="zip"):
+        list(script(mixture.velocity, mixture.points(1), schedule.levels, schedule.climbs[:-1]))

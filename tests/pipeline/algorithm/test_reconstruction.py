@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.algorithm.inversion import invert
-from pipeline.algorithm.reconstruction import Edited, seeded_noise
+from pipeline.algorithm.reconstruction import (
+    DenoisingStep,
+    Edited,
+    EditPrompts,
+    reconstruct,
+    seeded_noise,
+)
 from pipeline.algorithm.schedule import Schedule
 from pipeline.model.scheduler import schedule_from_config, script_schedule
 from pipeline.model.transformer import ForwardCounter
@@ -76,7 +82,7 @@ def video() -> Video:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("reference", ["shared", "null", "source", "script", "none"])
+@pytest.mark.parametrize("reference", ["shared", "empty", "source", "script", "none"])
 def test_edits_at_once_are_the_edits_one_by_one(family: str, reference: Any) -> None:
     video = Video(family, steps=3)
     settings = Reconstruction(start="noise", reference=reference)
@@ -86,7 +92,7 @@ def test_edits_at_once_are_the_edits_one_by_one(family: str, reference: Any) -> 
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
-@pytest.mark.parametrize("reference", ["shared", "null", "script"])
+@pytest.mark.parametrize("reference", ["shared", "empty", "script"])
 def test_a_batch_split_for_memory_gives_the_same_edits(
     video: Video, most: int, reference: Any
 ) -> None:
@@ -113,18 +119,18 @@ def test_the_shared_reference_is_the_scripts(video: Video) -> None:
 
 
 def test_the_source_prompt_conditions_the_reference_only_where_it_is_asked_to(video: Video) -> None:
-    source, null = (replace(FROM_NOISE, reference=r) for r in ("source", "null"))
+    source, empty = (replace(FROM_NOISE, reference=r) for r in ("source", "empty"))
     with_source, without = video.edit(EDITS[2:], source).latents
     assert torch.allclose(without, video.edit(EDITS[3:], source).latents[0], atol=1e-5)
-    assert torch.allclose(with_source, video.edit(EDITS[2:3], null).latents[0], atol=1e-5)
-    assert not torch.allclose(without, video.edit(EDITS[3:], null).latents[0], atol=1e-3)
+    assert torch.allclose(with_source, video.edit(EDITS[2:3], empty).latents[0], atol=1e-5)
+    assert not torch.allclose(without, video.edit(EDITS[3:], empty).latents[0], atol=1e-3)
 
 
 # Determinism
 
 
 def test_the_same_seeds_give_the_same_bytes_in_any_order_and_batch(video: Video) -> None:
-    for reference in ("shared", "null", "none"):
+    for reference in ("shared", "empty", "none"):
         settings = replace(FROM_NOISE, reference=reference)
         forwards = list(video.edit(EDITS, settings).latents)
         backwards = list(video.edit(EDITS[::-1], settings).latents)[::-1]
@@ -173,11 +179,11 @@ PLANS: dict[str, tuple[Reconstruction, Callable[[int], float]]] = {
         replace(GUIDED, reference="shared"),
         lambda n: 2 * S / n + S * (1 + 2 * C),
     ),
-    "null": (
+    "empty": (
         GUIDED,
         lambda n: 2 * S / n + 2 * S * C,
     ),
-    "null in the first half": (
+    "empty in the first half": (
         replace(GUIDED, inject_steps=(0, 0.5)),
         lambda n: (S + S / 2) / n + S * C + S,
     ),
@@ -185,11 +191,11 @@ PLANS: dict[str, tuple[Reconstruction, Callable[[int], float]]] = {
         replace(GUIDED, start=0.5, reference="shared"),
         lambda n: 0.5 * (2 * S / n + S * (1 + 2 * C)),
     ),
-    "null from half of the levels": (
+    "empty from half of the levels": (
         replace(GUIDED, start=0.5),
         lambda n: 0.5 * (2 * S / n + 2 * S * C),
     ),
-    "null from half of the levels, in the first half": (
+    "empty from half of the levels, in the first half": (
         replace(GUIDED, start=0.5, inject_steps=(0, 0.5)),
         lambda n: 0.5 * ((S + S / 2) / n + S * C + S),
     ),
@@ -206,7 +212,7 @@ def test_the_forwards_are_those_of_the_formula(video: Video, plan: str, edits: i
         video.trajectory[0],
         video.schedule,
         method="ddim",
-        highest=highest_stored(settings, video.schedule),
+        highest=highest_stored(settings, video.schedule.steps),
     )
     several = [Edit(f"edit {i}", seed=i) for i in range(edits)]
     edit_with(model, video.fetch, several, video.schedule, settings)
@@ -231,7 +237,7 @@ def test_guidance_of_one_costs_no_negative_half(video: Video) -> None:
         for scale, halves in ((1.0, STEPS), (0.0, STEPS), (1.01, 2 * STEPS - dynamic)):
             model = small_model(num_layers=1)
             edits = [Edit(f"edit {i}", guidance_scale=scale) for i in range(3)]
-            settings = replace(FROM_NOISE, reference="null", dynamic_guidance=dynamic)
+            settings = replace(FROM_NOISE, reference="empty", dynamic_guidance=dynamic)
             edit_with(model, video.fetch, edits, video.schedule, settings)
             assert (model.forwards.plain, model.forwards.injected) == (STEPS, 3 * halves)
 
@@ -267,7 +273,7 @@ def test_guidance_mixes_the_halves_in_the_given_proportion(video: Video) -> None
 def test_outside_of_the_guided_steps_there_is_no_guidance_and_no_cost() -> None:
     schedule = schedule_from_config(scheduler(), 10)
     settings = replace(GUIDED, guidance_steps=(0.25, 0.7), reference="none")
-    scales = [step.scales[0] for step in denoising_steps(settings, schedule, [6.0])]
+    scales = [step.scales[0] for step in denoising_steps(settings, schedule.steps, [6.0])]
     assert scales == [1, 1, 1, 6, 6, 6, 6, 1, 1, 1]
     model = small_model(num_layers=1)
     trajectory = torch.zeros(11, 3, 16, 8, 12)
@@ -279,8 +285,8 @@ def test_outside_of_the_guided_steps_there_is_no_guidance_and_no_cost() -> None:
 def test_the_first_denoising_step_is_guided_by_default(start: Any) -> None:
     schedule = schedule_from_config(scheduler(), 25)
     settings = Reconstruction(start=start)
-    top = start_level(settings, schedule)
-    steps = denoising_steps(settings, schedule, [6.0])
+    top = start_level(settings, schedule.steps)
+    steps = denoising_steps(settings, schedule.steps, [6.0])
     guided = [step.level for step in steps if step.scales[0] > 1]
     assert guided == list(range(top, top - math.ceil(0.4 * top), -1))
 
@@ -314,7 +320,7 @@ def test_a_start_from_noise_takes_the_given_noise_or_the_seeds(video: Video) -> 
 @given(
     steps=st.integers(1, 12),
     start=st.one_of(st.sampled_from(["noise", "inverted"]), st.floats(0.01, 1)),
-    reference=st.sampled_from(["null", "shared", "none"]),
+    reference=st.sampled_from(["empty", "shared", "none"]),
     window=st.lists(st.floats(0, 1), min_size=2, max_size=2).map(sorted),
     residual=st.booleans(),
 )
@@ -334,7 +340,7 @@ def test_no_edit_reads_above_the_level_where_the_inversion_may_stop(
     )
     model: Any = MixtureModel(mixture)
     edit_with(model, fetch, EDITS[:1], schedule, settings, shape=(1, 1, 1, mixture.WIDTH))
-    assert max(read, default=0) == highest_stored(settings, schedule)
+    assert max(read, default=0) == highest_stored(settings, schedule.steps)
 
 
 # Reference
@@ -377,7 +383,7 @@ def test_the_residual_leads_the_empty_prompt_back_to_the_source(method: Any) -> 
     video.trajectory = invert(video.model.velocity(), clean, video.schedule, method=method)
     found = {}
     for residual in (True, False):
-        settings = Reconstruction(start="inverted", reference="null", residual=residual)
+        settings = Reconstruction(start="inverted", reference="empty", residual=residual)
         made = video.edit([Edit("", guidance_scale=1)], settings)
         found[residual] = signal_to_error_db(clean, made.latents[0])
         assert made.largest_residual is not None
@@ -403,3 +409,63 @@ def test_a_reference_that_is_not_the_inversions_certifies_nothing(video: Video) 
     settings = Reconstruction(start="inverted", reference="shared")
     assert video.edit(EDITS[1:2], settings).largest_residual is None
     assert video.edit(EDITS[:1], settings).largest_residual is not None
+
+
+def direct(video: Video, edits: int, scales: Sequence[float], **options: Any) -> Edited:
+    """One step from the top with reference attention, with no settings."""
+    model, top = video.model, video.schedule.steps
+    empty, prompt = model.named(""), model.named("edit 0")
+    x = torch.stack([video.trajectory[top]] * edits)
+    prompts = [EditPrompts(prompt, empty, empty, empty)] * edits
+    step = DenoisingStep(top, tuple(scales), inject=True)
+    return reconstruct(
+        model, x, video.fetch, prompts, [step], video.schedule, empty=empty, **options
+    )
+
+
+def test_references_are_shared_unless_it_is_asked_otherwise(video: Video) -> None:
+    plain = []
+    for options in ({}, {"share": True}, {"share": False}):
+        video.model.forwards = ForwardCounter()
+        direct(video, 2, (2.0, 2.0), **options)
+        plain.append(video.model.forwards.plain)
+    assert plain == [1, 1, 4]
+
+
+def test_the_residual_is_added_where_it_is_asked_for(video: Video) -> None:
+    bare, without, added = (
+        direct(video, 1, (1.0,), **options).latents
+        for options in ({}, {"residual": False}, {"residual": True})
+    )
+    assert torch.equal(bare, without)
+    assert not torch.equal(bare, added)
+
+
+def test_every_edit_has_a_guidance_scale(video: Video) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        direct(video, 2, (2.0,))
+
+
+def test_the_largest_residual_is_that_of_the_steps(video: Video) -> None:
+    made = direct(video, 1, (1.0,))
+    top = video.schedule.steps
+    x, velocity = video.trajectory[top], video.model.velocity()
+    reached = video.schedule.descend(x, velocity(x, video.schedule.levels[top].timestep), top)
+    missed = (video.trajectory[top - 1] - reached).square().mean().sqrt().item()
+    assert made.largest_residual == pytest.approx(missed, rel=1e-4)
+    assert 0 < missed < 1
+
+
+def test_no_gradient_is_kept_of_a_model_that_could_have_one(video: Video) -> None:
+    class Trained(MixtureModel):
+        def predict(self, *arguments: Any, **options: Any) -> Any:
+            velocities, own = super().predict(*arguments, **options)
+            weight = torch.ones((), requires_grad=True)
+            return [weight * v for v in velocities], own
+
+    mixture = GaussianMixture(scheduler(), std=0.5)
+    schedule = schedule_from_config(scheduler(), 2)
+    entries = invert(mixture.velocity, mixture.points(1), schedule)
+    settings = Reconstruction(start="inverted", reference="none")
+    made = edit_with(Trained(mixture), lambda level: entries[level], [Edit("")], schedule, settings)
+    assert not made.latents.requires_grad

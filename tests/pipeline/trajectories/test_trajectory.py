@@ -20,6 +20,7 @@ from pipeline.trajectories.index import (
     TrajectoryDamaged,
     TrajectoryIndex,
     commit,
+    digest,
     read_index,
     slice_of,
 )
@@ -436,3 +437,23 @@ def test_damage_in_one_ranks_slice_is_raised_on_every_rank(tmp_path: Path) -> No
         reader = TrajectoryReader(folder, index, rank=rank, ranks=2, gather=gather)
         with reader, pytest.raises(TrajectoryDamaged, match="altered|another rank's slice"):
             reader.entry(LEVELS - 1)
+
+
+def test_a_trajectory_of_the_clean_latent_alone_is_one(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    store(folder, entries(levels=1))
+    index = read_index(folder, "k")
+    assert index is not None
+    assert index.highest == 0
+
+
+def test_an_index_of_an_older_version_has_no_frames_and_no_rate(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    store(folder, entries())
+    document = json.loads((tmp_path / INDEX).read_text())
+    del document["body"]["frames"], document["body"]["fps"]
+    document["digest"] = digest(json.dumps(document["body"], sort_keys=True).encode(), 64)
+    (tmp_path / INDEX).write_text(json.dumps(document))
+    index = read_index(folder, "k")
+    assert index is not None
+    assert (index.frames, index.fps) == (0, 0.0)
