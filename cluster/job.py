@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cluster.manifest import ManifestFiles
 from cluster.settings import ClusterSettings
 from pipeline.records import EditSpec, VideoSpec
 from pipeline.settings import EditingSettings
@@ -24,6 +25,9 @@ NOT_IN_FINGERPRINT = {
     "inversion.round_trip": "measures, and changes nothing",
 }
 
+NAMES_IN_FINGERPRINT = {("reconstruction.reference", "empty"): "null"}
+"""Values that have another name today than in fingerprints: edits made before stay made."""
+
 
 class CannotRun(Exception):
     """The job cannot run on this cluster; the text says what is missing and the way out."""
@@ -34,14 +38,15 @@ class Job:
     """All that a run needs.
 
     Args:
-        manifest: the Parquet files, and the filesystem's URI of each.
+        manifest: where it is.
+        files: its Parquet files, and how their rows are read.
         base: what relative video paths in the manifest are resolved against.
         checkpoint_fingerprint: of the checkpoint's contents.
         run: names this run's results; sorts by time.
     """
 
     manifest: str
-    files: tuple[str, ...]
+    files: ManifestFiles
     base: str
     editing: EditingSettings
     cluster: ClusterSettings
@@ -52,11 +57,12 @@ class Job:
         """Of everything in the job that changes an edit."""
         settings = asdict(self.editing)
         for name in NOT_IN_FINGERPRINT:
-            *sections, last = name.split(".")
-            place = settings
-            for section in sections:
-                place = place[section]
+            place, last = _place(settings, name)
             del place[last]
+        for (name, today), before in NAMES_IN_FINGERPRINT.items():
+            place, last = _place(settings, name)
+            if place[last] == today:
+                place[last] = before
         return _hash({**settings, "algorithm": ALGORITHM, "weights": self.checkpoint_fingerprint})
 
     def edit_fingerprint(self, job: str, video: VideoSpec, edit: EditSpec) -> str:
@@ -69,9 +75,17 @@ class Job:
             "source_prompt": video.source_prompt
             if self.editing.reconstruction.reference == "source"
             else None,
-            "edit": asdict(edit),
+            "edit": vars(edit),
         }
         return _hash(row)
+
+
+def _place(settings: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """The section that holds a setting, and its name there."""
+    *sections, last = name.split(".")
+    for section in sections:
+        settings = settings[section]
+    return settings, last
 
 
 def _hash(value: Mapping[str, Any]) -> str:

@@ -14,8 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -24,8 +22,8 @@ from numbers import Integral, Real
 from typing import Any
 
 from pipeline.errors import ErrorCode, RowError
+from pipeline.locations import normalised, problem, resolve_uri
 from pipeline.records import EditSpec, VideoSpec
-from pipeline.storage import unknown_protocol
 
 MAX_ID_BYTES = 200  # a file name may have 255, and the stored name adds a suffix
 MAX_DEFAULT_ID_BYTES = 120
@@ -96,8 +94,10 @@ def default_video_id(video_uri: str) -> str:
     """`<stem>-<8 hex of the URI's SHA-256>`, at most 120 characters.
 
     A pure function of the URI as the manifest gives it, so a folder that is moved together with
-    its manifest keeps its ids, and `a/clip.mp4` and `b/clip.mp4` differ.
+    its manifest keeps its ids, and `a/clip.mp4` and `b/clip.mp4` differ. Every spelling of a URI,
+    with `./`, `..`, `//` or `~`, has the id of the shortest one.
     """
+    video_uri = normalised(video_uri)
     path = video_uri.split("?", maxsplit=1)[0] if "://" in video_uri else video_uri
     name = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
     return _slug(name.rsplit(".", 1)[0], of=video_uri)
@@ -140,28 +140,18 @@ def id_problem(value: object) -> str | None:
         return "it is empty; leave it null for the default"
     refused = sorted({ch for ch in value if ch in _REFUSED_IN_IDS or not ch.isprintable()})
     if refused:
-        return f"{_show(value)} has {', '.join(map(ascii, refused[:5]))}, not allowed in file names"
+        listed = ", ".join(map(ascii, refused[:5]))
+        return f"{_show(value)} has {listed}, not allowed in file names: write - instead"
     if len(value.encode()) > MAX_ID_BYTES:
-        return f"{_show(value)} has {len(value.encode())} bytes; at most {MAX_ID_BYTES} are allowed"
+        size = len(value.encode())
+        return f"{_show(value)} has {size} bytes; at most {MAX_ID_BYTES} are allowed: shorten it"
     if ".." in value:
-        return f"{_show(value)} has '..' in it, which can leave the output folder"
+        return f"{_show(value)} has '..' in it, which can leave the output folder: write one dot"
     if value.strip(" .") != value:
-        return f"{_show(value)} starts or ends with a space or a dot"
+        return f"{_show(value)} starts or ends with a space or a dot: cut it off"
     if value.split(".")[0].rstrip().upper() in _DEVICE_NAMES:
-        return f"{_show(value)} is a device name on Windows"
+        return f"{_show(value)} is a device name on Windows: take another"
     return None
-
-
-def resolve_uri(uri: str, base: str | None) -> str:
-    """`uri` itself if it is absolute or `base` is None, else `uri` inside the folder `base`."""
-    absolute = re.match(r"/|~|\\\\|[A-Za-z]:[/\\]", uri) or "://" in uri or "::" in uri
-    if base is None or absolute:
-        return uri
-    protocol, found, path = base.partition("://")
-    if not found:
-        return os.path.join(base, uri)
-    # object stores know no '..': it has to be taken out here
-    return f"{protocol}://{posixpath.normpath(posixpath.join(path, uri))}"
 
 
 def _video_uri(value: object) -> str:
@@ -170,13 +160,12 @@ def _video_uri(value: object) -> str:
             ErrorCode.BAD_URI, f"video is {_show(value)}; expected the path or URI of a video file"
         )
     if any(unicodedata.category(ch) in ("Cc", "Cs") for ch in value):
-        raise RowError(ErrorCode.BAD_URI, f"video {_show(value)} has control characters in it")
-    if (protocol := unknown_protocol(value)) is not None:
         raise RowError(
             ErrorCode.BAD_URI,
-            f"video {_show(value)} has the unknown protocol {protocol!r}; "
-            "expected a path, or one that fsspec knows, such as s3, gs, https, file",
+            f"video {_show(value)} has control characters in it; expected a path or URI",
         )
+    if why := problem(value):
+        raise RowError(ErrorCode.BAD_URI, f"video {_show(value)} {why}")
     return value
 
 

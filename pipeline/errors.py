@@ -1,11 +1,12 @@
 """What can go wrong with one row, as a closed set of codes.
 
 A stage that meets one of these gives the row a failed result with the code and the message;
-everything else in the job goes on. The README lists the codes with what to do about each.
+everything else in the job goes on. docs/guide.md lists the codes with what to do about each.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -54,5 +55,42 @@ class RowError(Exception):
         return type(self), (self.code, self.message)
 
 
+class Unreadable(Exception):
+    """A file that the whole job needs is damaged; the text names it and the way out."""
+
+
 class UnsupportedCheckpoint(ValueError):
     """The checkpoint is not a CogVideoX text-to-video model that this package can run."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a location cannot be read, in a person's words.
+
+    Args:
+        text: goes on after the location: "<location>: <text>".
+    """
+
+    code: ErrorCode
+    text: str
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
+    """An exception, what it was raised from, and so on."""
+    causes: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in causes:
+        causes.append(following)
+        following = following.__cause__ or following.__context__
+    return causes
+
+
+def http_status(error: BaseException) -> int | None:
+    """The HTTP status in an exception of aiohttp, gcsfs, botocore or azure."""
+    answer = getattr(error, "response", None)
+    if isinstance(answer, dict):
+        answer = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    for value in (answer, getattr(error, "status", None), getattr(error, "code", None)):
+        if str(value).isdigit() and 400 <= int(str(value)) < 600:
+            return int(str(value))
+    return None

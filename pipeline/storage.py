@@ -13,11 +13,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from http import HTTPStatus
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 
-from pipeline.errors import ErrorCode, RowError
+from pipeline.errors import ErrorCode, RowError, Trouble, causes_of, http_status
+from pipeline.locations import (
+    EXTRAS,
+    WINDOWS,
+    beside,
+    is_local,
+    is_web,
+    links,
+    problem,
+    protocol,
+)
 
 COPY_BYTES = 8 << 20
 
@@ -37,7 +51,7 @@ class Folder:
 
     @cached_property
     def _fs_and_root(self) -> tuple[Any, str]:
-        fs, root = fsspec.core.url_to_fs(self.uri)
+        fs, root = split(self.uri)
         return fs, root.rstrip("/")
 
     @property
@@ -137,22 +151,44 @@ def local_copy(uri: str) -> Iterator[tuple[BinaryIO, str]]:
     with tempfile.TemporaryFile() as copy:
         sha = hashlib.sha256()
         try:
-            fs, path = fsspec.core.url_to_fs(uri)
+            fs, path = split(uri)
             with fs.open(path, "rb") as file:
                 while block := file.read(COPY_BYTES):
                     sha.update(block)
                     copy.write(block)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise RowError(ErrorCode.VIDEO_NOT_FOUND, f"{uri}: there is no such file") from error
-        except PermissionError as error:
-            raise RowError(ErrorCode.STORAGE, f"{uri}: may not be read: {error}") from error
-        except (ValueError, ImportError) as error:
-            raise RowError(ErrorCode.BAD_URI, f"{uri}: cannot be opened: {error}") from error
+            if not copy.tell() and fs.isdir(path):  # object stores read a folder as nothing
+                raise IsADirectoryError(uri)
         except Exception as error:  # each storage has its own kinds of failure
-            text = f"{type(error).__name__}: {error}"
-            raise RowError(ErrorCode.STORAGE, f"{uri}: could not be read: {text}") from error
+            trouble = explain(error, uri)
+            raise RowError(trouble.code, f"{uri}: {trouble.text}") from error
         copy.seek(0)
+        if is_web(uri):
+            _refuse_web_page(uri, copy.read(64))
+            copy.seek(0)
         yield cast(BinaryIO, copy), sha.hexdigest()
+
+
+def check_file(uri: str) -> None:
+    """Whether there is a file at a path or URI, without reading it.
+
+    Raises:
+        RowError: there is none, it is a folder, or it may not or cannot be looked at.
+    """
+    try:
+        fs, path = split(uri)
+        if fs.info(path)["type"] == "directory":
+            raise IsADirectoryError(uri)
+    except Exception as error:  # each storage has its own kinds of failure
+        trouble = explain(error, uri)
+        raise RowError(trouble.code, f"{uri}: {trouble.text}") from error
+
+
+def _refuse_web_page(uri: str, head: bytes) -> None:
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise RowError(
+            ErrorCode.VIDEO_UNREADABLE,
+            f"{uri}: is a web page; expected the address that the file itself is downloaded from",
+        )
 
 
 def _content_type(fs: Any, name: str) -> dict[str, str]:
@@ -171,13 +207,38 @@ def _protocols(fs: Any) -> tuple[str, ...]:
 
 def split(uri: str) -> tuple[Any, str]:
     """The file system of a path or URI, and the path on it, without a slash at its end."""
-    fs, path = fsspec.core.url_to_fs(uri)
-    return fs, path.rstrip("/")
+    if len(links(uri)) > 1:
+        fs, path = fsspec.core.url_to_fs(uri)
+        return fs, path.rstrip("/")
+    if is_local(uri):
+        fs = fsspec.filesystem("file")
+        return fs, fs._strip_protocol(_local_path(uri)).rstrip("/")
+    if "::" in uri:  # in a name; fsspec would take it for a chain
+        kind = fsspec.get_filesystem_class(protocol(uri))
+        fs, path = kind(**kind._get_kwargs_from_urls(uri)), kind._strip_protocol(uri)
+    else:
+        fs, path = fsspec.core.url_to_fs(uri)
+    return fs, path if is_web(uri) else path.rstrip("/")
+
+
+def _local_path(uri: str) -> str:
+    """The path that a local URI means; one in which characters are escaped is read both ways."""
+    path = uri.removeprefix("file://").removeprefix("local://")
+    if path == uri:
+        return path
+    path = path.removeprefix("localhost") if path.startswith("localhost/") else path
+    plain = unquote(path)
+    return plain if not os.path.exists(path) and os.path.exists(plain) else path
 
 
 def join(fs: Any, path: str) -> str:
     """What `split` took apart: a URI that stands alone; a local one stays a plain path."""
     return path if "file" in _protocols(fs) else str(fs.unstrip_protocol(path))
+
+
+def neighbour(uri: str, path: str) -> str:
+    """The URI of another path on the file system of `uri`, which may be a chain of them."""
+    return beside(uri, path) if len(links(uri)) > 1 else join(split(uri)[0], path)
 
 
 @contextmanager
@@ -198,22 +259,126 @@ def write_file(uri: str, data: bytes) -> None:
     Folder(folder or "/").write(name, data)
 
 
-def matching_files(uri: str) -> list[str]:
-    """The files that a glob names, in order; a name with a file of its own is no glob."""
-    fs, path = split(uri)
-    is_glob = glob.has_magic(path) and not fs.exists(path)
-    return [join(fs, found) for found in sorted(fs.glob(path))] if is_glob else [uri]
-
-
 def is_folder(uri: str) -> bool:
     fs, path = split(uri)
     return bool(fs.isdir(path))
 
 
-def unknown_protocol(uri: str) -> str | None:
-    """The first protocol of a URI, or of a chain of them, that nothing here can open."""
-    for link in uri.split("::"):  # as in simplecache::s3://bucket/clip.mp4
-        protocol, found, _ = link.partition("://")
-        if found and protocol not in fsspec.available_protocols():
-            return protocol
+NO_CREDENTIALS = frozenset(
+    {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}
+    | {"TokenRetrievalError", "DefaultCredentialsError", "ProfileNotFound"}
+)
+UNREACHABLE = frozenset(
+    {"ConnectionError", "TimeoutError", "gaierror", "ClientConnectionError", "HTTPClientError"}
+    | {"ConnectError", "TransportError", "ServiceRequestError"}
+)
+"""Names of exceptions, and of their bases, of the packages that speak to each storage."""
+
+
+def explain(error: BaseException, uri: str, doing: str = "read") -> Trouble:
+    """What an exception from reading a location means, or from its being `written`.
+
+    Storages differ: one wraps what happened in a FileNotFoundError, another has exceptions of its
+    own. So the causes of an exception count, and their HTTP status.
+    """
+    causes = causes_of(error)
+    status = next((code for cause in causes if (code := http_status(cause))), None)
+    known = _explain_location(error, uri)
+    known = known or next((k for c in causes if (k := _explain_cause(c, uri, doing))), None)
+    if known:
+        return known
+    if isinstance(error, PermissionError) or status in (401, 403):
+        why = f"HTTP {status}" if status else str(error)
+        hint = "" if is_local(uri) else "; check the credentials and what they allow"
+        return Trouble(ErrorCode.STORAGE, f"may not be {doing} ({why}){hint}")
+    if status and status not in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+        return Trouble(ErrorCode.STORAGE, f"the server answered HTTP {status}: {causes[-1]}")
+    if doing == "read":
+        if isinstance(error, IsADirectoryError) or _is_folder_after_all(error, uri):
+            return Trouble(
+                ErrorCode.VIDEO_NOT_FOUND, "is a folder; expected a file: name one in it"
+            )
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return _not_found(uri)
+        if isinstance(error, ValueError | TypeError):
+            return Trouble(ErrorCode.BAD_URI, f"cannot be opened: {error}")
+    return Trouble(ErrorCode.STORAGE, f"cannot be {doing}: {type(error).__name__}: {error}")
+
+
+def _explain_location(error: BaseException, uri: str) -> Trouble | None:
+    """What is wrong with the location itself, whatever the storage made of it."""
+    if why := problem(uri):
+        return Trouble(ErrorCode.BAD_URI, why)
+    if isinstance(error, ImportError):
+        names = [protocol(link) or "" for link in links(uri)]
+        extra = next((EXTRAS[name] for name in names if name in EXTRAS), None)
+        hint = f"; `pip install 'retake[{extra}]'` installs it" if extra else ""
+        return Trouble(ErrorCode.BAD_URI, f"needs a package that is not installed: {error}{hint}")
+    last = links(uri)[-1]
+    host = urlsplit(last).netloc if is_local(last) and protocol(last) else ""
+    if isinstance(error, FileNotFoundError) and host not in ("", "localhost"):
+        text = f"names the host {host!r}; a file of this machine is file:///path, or a plain path"
+        return Trouble(ErrorCode.BAD_URI, text)
     return None
+
+
+def _explain_cause(cause: BaseException, uri: str, doing: str) -> Trouble | None:
+    """What one of an error's causes means where its kind says enough."""
+    kinds = {kind.__name__ for kind in type(cause).__mro__}
+    last = links(uri)[-1]
+    if kinds & NO_CREDENTIALS:
+        keys = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        hint = f"set {keys}" if protocol(last) in ("s3", "s3a") else "log in to the storage"
+        return Trouble(ErrorCode.STORAGE, f"may not be {doing}: no credentials: {cause}; {hint}")
+    if kinds & UNREACHABLE:
+        host = urlsplit(last).netloc if is_web(uri) else "the storage"
+        reason = str(cause) or type(cause).__name__
+        hint = "check its name and this machine's network"
+        return Trouble(ErrorCode.STORAGE, f"{host} cannot be reached: {reason}; {hint}")
+    if "NoSuchBucket" in kinds:
+        bucket = urlsplit(last).netloc
+        text = f"there is no bucket {bucket!r}" if bucket else "it names no bucket"
+        return Trouble(ErrorCode.VIDEO_NOT_FOUND, text)
+    if "InvalidURL" in kinds:
+        return Trouble(ErrorCode.BAD_URI, "is no valid address")
+    if kinds & {"BadZipFile", "ReadError"}:
+        return Trouble(ErrorCode.VIDEO_UNREADABLE, f"{last} is no such archive: {cause}")
+    return None
+
+
+def _not_found(uri: str) -> Trouble:
+    *heads, last = links(uri)
+    hint = ""
+    if heads:
+        fs, path = split(last)
+        hint = f" in {last}" if fs.exists(path) else f": {last}"
+    elif WINDOWS.match(uri) and os.name != "nt":
+        hint = "; it is a path of Windows; expected one of this machine, such as /data/a.mp4"
+    elif uri != uri.strip():
+        hint = "; it begins or ends with a space"
+    elif is_local(uri) and "%" in uri and os.path.exists(unquote(uri)):
+        hint = f"; there is {unquote(uri)}: write a plain path without escapes such as %20"
+    elif is_local(uri) and glob.has_magic(uri):
+        hint = "; it is a pattern: name each file, as `retake manifest` does"
+    elif is_local(uri):
+        hint = f"; {_nearest_folder(split(uri)[1])}"
+    return Trouble(ErrorCode.VIDEO_NOT_FOUND, f"there is no such file{hint}")
+
+
+def _nearest_folder(path: str) -> str:
+    """What to check of the path of a file that is not there."""
+    around = [Path(path), *Path(path).parents]
+    missing = next(
+        (one for one, above in pairwise(around) if above.is_dir() or not one.name), around[0]
+    )
+    if missing == around[0]:
+        return f"its folder is there: check the name {missing.name!r}"
+    return f"its folder {missing} is missing too: check the path"
+
+
+def _is_folder_after_all(error: BaseException, uri: str) -> bool:
+    if is_local(uri) or is_web(uri) or not isinstance(error, FileNotFoundError | ValueError):
+        return False
+    with suppress(Exception):  # what went wrong before goes wrong again
+        return is_folder(uri)
+    return False

@@ -4,8 +4,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster.job import Job
+from jobs.spec import parse_job
+from pipeline.records import EditSpec, VideoSpec
 from pipeline.settings import Reconstruction
 from tests.cluster.test_stages import a_job, checked
 
@@ -109,11 +112,40 @@ def test_an_edit_is_stale_when_what_it_asks_for_changes(edit: dict[str, Any]) ->
     assert fingerprint(a_job(), **edit) != fingerprint(a_job())
 
 
+EARLIER = {
+    "{}": ("321eb554f09efda5b9fc1bb3", "de4611024952c79ef57440ca"),
+    "{reconstruction: {reference: 'null'}}": (
+        "321eb554f09efda5b9fc1bb3",
+        "de4611024952c79ef57440ca",
+    ),
+    "{reconstruction: {start: 1, guidance_scale: 4, inject_steps: [0, 1], inject_blocks: [0, 3]},"
+    " video: {fps: 24, height: 480}, inversion: {steps: 50}}": (
+        "7fccb5241bd86e82d44cd17a",
+        "48dade5182244d6526916022",
+    ),
+    "{reconstruction: {reference: shared}}": (
+        "7adcaf733b00c8296de8a30c",
+        "54ea26cb8056a50d5742c844",
+    ),
+}
+"""Settings, and the fingerprints of the job and of an edit that an earlier version gave them."""
+
+
+@pytest.mark.parametrize("settings", EARLIER)
+def test_what_an_earlier_version_made_is_not_stale(settings: str) -> None:
+    values = yaml.safe_load(settings)
+    spec = parse_job({"manifest": "m", "output": "out", **values}, source="test")
+    job = Job("m", (), "", spec.editing(), spec.cluster, "weights", "r")
+    whole = job.fingerprint()
+    edit = job.edit_fingerprint(whole, VideoSpec("a.mp4", "a"), EditSpec("x"))
+    assert (whole, edit) == EARLIER[settings]
+
+
 def test_the_seed_of_a_row_and_that_of_its_edit_do_not_stand_for_each_other() -> None:
     assert fingerprint(a_job(), {"seed": 2}, seed=1) != fingerprint(a_job())
 
 
-@pytest.mark.parametrize("reference", ["null", "shared", "source", "script", "none"])
+@pytest.mark.parametrize("reference", ["empty", "shared", "source", "script", "none"])
 def test_another_source_prompt_makes_an_edit_stale_only_where_the_reference_has_it(
     reference: Any,
 ) -> None:

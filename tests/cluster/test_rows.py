@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -17,7 +18,6 @@ from cluster.rows import (
     default_video_id,
     display_id,
     id_problem,
-    resolve_uri,
 )
 from pipeline.errors import ErrorCode, RowError
 
@@ -114,7 +114,23 @@ def test_an_unknown_protocol_is_a_bad_uri_that_is_named(video: str) -> None:
 
 @pytest.mark.parametrize(
     "video",
-    ["s3://b/a.mp4", "simplecache::s3://b/a.mp4", "https://h/a.mp4?x=1", "C:\\a.mp4", "été 1.mp4"],
+    [
+        "s3://b/a.mp4",
+        "simplecache::s3://b/a.mp4",
+        "https://h/a.mp4?x=1",
+        "C:\\a.mp4",
+        "été 1.mp4",
+        "zip://a.mp4::s3://b/c.zip",
+        "s3://b/a.mp4?versionId=1",
+        "/d/a::b.mp4",
+        "s3://b/a::b.mp4",
+        "file:/d/a.mp4",
+        "/d/s3:/a.mp4",
+        "/d/50%.mp4",
+        "/d/a#1.mp4",
+        "/d/what?.mp4",
+        "~/a.mp4",
+    ],
 )
 def test_a_video_of_any_known_protocol_or_plain_path_is_taken(video: str) -> None:
     assert check_row(row(video=video)).video.video == video
@@ -193,6 +209,35 @@ def test_default_video_ids_show_the_name_and_tell_folders_apart() -> None:
     assert first == "clip-one-" + first[-8:] and second.startswith("clip-one-")
     assert default_video_id("https://h/x/clip.mp4?token=/abc").startswith("clip-")
     assert default_video_id("a/clip one.mp4") == first
+
+
+@pytest.mark.parametrize(
+    ("name", "spellings"),
+    [
+        ("b", ["clips/b.mp4", "./clips/b.mp4", "clips//b.mp4", "x/../clips/./b.mp4"]),
+        ("b", ["/d/b.mp4", "//d/b.mp4", "/d/a/../b.mp4", "/../d/b.mp4"]),
+        ("b", ["../b.mp4", "x/../../b.mp4"]),
+        ("a", ["s3://b/k/a.mp4", "s3://b/k/x/../a.mp4", "s3://b/./k/a.mp4", "s3://b/k/a.mp4/"]),
+        ("a", ["s3://b/k//a.mp4", "s3://b/./k//a.mp4"]),
+        ("b", ["file:///d/b.mp4", "file:/d/b.mp4", "file://localhost/d/x/../b.mp4"]),
+        ("a", ["https://h/x/a.mp4?t=../1", "https://h/y/../x/a.mp4?t=../1"]),
+        ("c", ["zip://a.mp4::/d/c.zip", "zip://./a.mp4::/d/e/../c.zip"]),
+        ("b", ["C:\\d\\b.mp4"]),
+        ("50-25-1", ["a b/50%25#1?.mp4"]),
+    ],
+    ids=str,
+)
+def test_one_file_has_one_default_id_and_the_shortest_spelling_keeps_its_own(
+    name: str, spellings: list[str]
+) -> None:
+    digest = hashlib.sha256(spellings[0].encode()).hexdigest()[:8]
+    assert {default_video_id(spelling) for spelling in spellings} == {f"{name}-{digest}"}
+
+
+def test_a_home_folder_in_a_video_has_the_id_of_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert default_video_id("~/a.mp4") == default_video_id("/home/me/a.mp4")
+    assert default_video_id("~a.mp4") != default_video_id("/home/me/a.mp4")
 
 
 def test_the_default_edit_id_depends_on_the_edit_alone() -> None:
@@ -322,22 +367,19 @@ def test_a_guidance_scale_of_zero_is_a_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "base", "expected"),
+    ("video", "way_out"),
     [
-        ("clips/a.mp4", "/data", "/data/clips/a.mp4"),
-        ("clips/a.mp4", None, "clips/a.mp4"),
-        ("/abs/a.mp4", "s3://b/m", "/abs/a.mp4"),
-        ("https://h/a.mp4", "/data", "https://h/a.mp4"),
-        ("clips/a.mp4", "s3://b/m", "s3://b/m/clips/a.mp4"),
-        ("../clips/a.mp4", "s3://b/m/", "s3://b/clips/a.mp4"),
-        ("a.mp4", "memory:///m", "memory:///m/a.mp4"),
-        ("C:\\a.mp4", "/data", "C:\\a.mp4"),
+        ("s3:/bucket/a.mp4", "expected s3://bucket/a.mp4"),
+        ("https:/h/a.mp4", "expected https://h/a.mp4"),
+        ("zip://a.mp4", "expected zip://a.mp4::LOCATION"),
     ],
 )
-def test_a_relative_video_lies_beside_its_manifest(
-    uri: str, base: str | None, expected: str
+def test_a_location_that_nothing_opens_is_refused_with_what_to_write(
+    video: str, way_out: str
 ) -> None:
-    assert resolve_uri(uri, base) == expected
+    error = refused(video=video)
+    assert error.code is ErrorCode.BAD_URI
+    assert video in error.message and way_out in error.message
 
 
 def test_a_long_value_is_shown_in_part() -> None:
@@ -350,3 +392,20 @@ def test_a_display_id_of_a_good_id_is_the_id() -> None:
     assert display_id("good id") == "good id"
     assert PurePosixPath(display_id("../../etc")).name == display_id("../../etc")
     assert display_id("a/b") != display_id("a?b")
+
+
+@pytest.mark.parametrize(("length", "whole"), [(78, True), (79, False)])
+def test_a_value_is_shown_whole_up_to_80_characters(length: int, whole: bool) -> None:
+    shown = str(refused(start_frame="x" * length))
+    assert ("x" * length in shown) is whole
+    assert (f"({length + 2} characters)" in shown) is not whole
+
+
+def test_a_printable_value_is_shown_as_it_is() -> None:
+    assert "'vidéo'" in str(refused(start_frame="vidéo"))
+    assert "'\\x07'" in str(refused(start_frame="\x07"))
+
+
+def test_a_seed_that_is_no_whole_number_has_an_edit_id_of_its_own() -> None:
+    assert default_edit_id("x", "", None, 1.5) != default_edit_id("x", "", None, 1)
+    assert default_edit_id("x", "", None, 1.0) == default_edit_id("x", "", None, 1)
