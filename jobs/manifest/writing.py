@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.manifest.footers import refusal
+from jobs.manifest.files import refusal
 from jobs.manifest.schema import SCHEMA
 from pipeline.storage import write_file
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.rows import check_row, default_edit_id, default_video_id, id_problem
-from jobs.errors import ConvertError
 from jobs.manifest.checks import check_manifest
-from jobs.manifest.converters import (
-    FORMATS,
+from jobs.manifest.conversion.formats import Options
+from jobs.manifest.conversion.kinds import guess_format, guess_kind
+from jobs.manifest.make import make_manifest
+from jobs.manifest.schema import SCHEMA
+from jobs.manifest.writing import write_manifest
+from tests.jobs.manifest.conversions import (
+    converter,
     from_balancecc,
     from_five,
     from_folder,
     from_ivebench,
     from_table,
     from_tgve,
-    guess_format,
+    prompts,
+    put,
+    refusal,
+    saved,
 )
-from jobs.manifest.make import make_manifest
-from jobs.manifest.schema import SCHEMA
-from jobs.manifest.writing import write_manifest
 
 TGVE = """Video name,Our GT caption,Style Change Caption,Object Change Caption,\
 Background Change Caption,Multiple Changes Caption
@@ -87,31 +90,13 @@ IVEBENCH = [
 ]
 
 
-def saved(folder: Path, content: object, name: str = "source.json") -> str:
-    path = folder / name
-    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
-    return str(path)
-
-
 def lines(*records: dict[str, Any]) -> str:
     return "\n".join(map(json.dumps, records))
 
 
-def refusal(convert: Callable[..., Any], *args: Any, **options: Any) -> str:
-    with pytest.raises(ConvertError) as caught:
-        convert(*args, **options)
-    return str(caught.value)
-
-
-def prompts(row: dict[str, Any]) -> list[str]:
-    return [edit["prompt"] for edit in row["edits"]]
-
-
 def test_a_folder_gives_every_video_every_prompt(tmp_path: Path) -> None:
     names = ("a/clip.mp4", "b/clip.MOV", "top.webm", "notes.txt", ".hidden.mp4", "a/._clip.mp4")
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+    put(tmp_path, *names)
     rows = from_folder(str(tmp_path), ["a red cube", "a blue cube"]).rows
     expected = ["a/clip.mp4", "b/clip.MOV", "top.webm"]
     assert [row["video"] for row in rows] == [str(tmp_path / name) for name in expected]
@@ -124,7 +109,7 @@ def test_a_folder_gives_every_video_every_prompt(tmp_path: Path) -> None:
 
 def test_a_folder_without_videos_or_prompts_is_refused(tmp_path: Path) -> None:
     assert "no video file" in refusal(from_folder, str(tmp_path), ["p"])
-    (tmp_path / "a.mp4").touch()
+    put(tmp_path, "a.mp4")
     assert "no prompts" in refusal(from_folder, str(tmp_path), [])
     assert "a.mp4, prompt 2" in refusal(from_folder, str(tmp_path), ["p", " "])
     assert "already at a.mp4, prompt 1" in refusal(from_folder, str(tmp_path), ["p", "p"])
@@ -253,14 +238,14 @@ def test_bad_json_entries_are_reported_with_their_number(tmp_path: Path) -> None
 
 
 def test_no_more_than_twenty_problems_are_listed(tmp_path: Path) -> None:
-    message = refusal(from_table, saved(tmp_path, [{"video": "a.mp4"}] * 50))
+    message = refusal(from_table, saved(tmp_path, [{"video": "a.mp4", "prompt": " "}] * 50))
     assert message.count("\n") == 21 and "and 30 more" in message
 
 
 def test_a_source_without_one_good_entry_is_refused_even_when_skipping(tmp_path: Path) -> None:
-    uri = saved(tmp_path, [{"video": "a.mp4"}])
+    uri = saved(tmp_path, [{"video": "a.mp4", "prompt": " "}])
     assert "entry 1" in refusal(from_table, uri, skip_bad=True)
-    assert "no videos" in refusal(from_table, saved(tmp_path, []))
+    assert "has no rows" in refusal(from_table, saved(tmp_path, []))
 
 
 def test_a_column_that_looks_misspelt_is_a_warning(tmp_path: Path) -> None:
@@ -283,8 +268,7 @@ def test_tgve_skips_the_section_headers_and_names_the_edits(tmp_path: Path) -> N
     assert [edit["edit_id"] for edit in first["edits"]] == kinds
     assert prompts(first)[0] == "A tin toy rolls, sketched."
     assert second["video"] == str(tmp_path / "paper-boat.mp4")
-    (warning,) = converted.warnings
-    assert "'paper-boat'" in warning and "videos not found: 1" in warning
+    assert converted.absent == {"paper-boat": str(tmp_path / "paper-boat.mp4")}
 
 
 def test_a_tgve_line_without_a_caption_costs_that_edit(tmp_path: Path) -> None:
@@ -347,8 +331,9 @@ def test_files_of_a_pattern_are_recognised_by_the_first(tmp_path: Path) -> None:
     for number in (1, 2):
         saved(tmp_path, "video,prompt\na.mp4,one\n", f"part{number}.csv")
     target = str(tmp_path / "m.parquet")
-    made = make_manifest(str(tmp_path / "part?.csv"), target, prompts=[], skip_bad=True)
-    assert check_manifest(target).edits == sum(len(row["edits"]) for row in made.rows)
+    put(tmp_path, "a.mp4")
+    made = make_manifest([str(tmp_path / "part?.csv")], target, Options(skip_bad=True))
+    assert check_manifest(target).edits == made.edits == 1
 
 
 SAMPLES: dict[str, Any] = {
@@ -363,8 +348,8 @@ SAMPLES: dict[str, Any] = {
 @pytest.mark.parametrize("name", SAMPLES)
 def test_each_format_is_recognised_and_becomes_a_good_manifest(tmp_path: Path, name: str) -> None:
     uri = saved(tmp_path, SAMPLES[name])
-    assert guess_format(uri, Path(uri).read_bytes()[:4096]) == name
-    converted = FORMATS[name](uri)
+    assert guess_kind(uri) == name
+    converted = converter(name)(uri)
     target = str(tmp_path / "out" / "m.parquet")
     write_manifest(converted.rows, target)
     info = check_manifest(target)
@@ -377,8 +362,16 @@ def test_each_format_is_recognised_and_becomes_a_good_manifest(tmp_path: Path, n
         assert len(checked.video.edits) == len(row["edits"])
 
 
-def test_what_no_converter_reads_is_refused_with_the_reason() -> None:
-    assert guess_format("folder", None) == "folder"
-    assert "Parquet already" in refusal(guess_format, "m.parquet", b"PAR1....")
-    assert "not text" in refusal(guess_format, "clip.mp4", b"\x00\x00\x00 ftypisom")
-    assert "not text" in refusal(guess_format, "empty.csv", b" \n")
+@pytest.mark.parametrize(
+    ("name", "head", "expected"),
+    [
+        ("clip.rm", b"\x00\x00\x00 ftypisom", "is not text, and its name has no ending of a video"),
+        ("empty.csv", b" \n", "empty.csv is an empty file"),
+        ("prompts.xlsx", b"PK\x03\x04", "spreadsheet; save it as CSV"),
+        ("clips.zip", b"PK\x03\x04", "unpack it"),
+    ],
+)
+def test_what_no_converter_reads_is_refused_with_the_reason(
+    name: str, head: bytes, expected: str
+) -> None:
+    assert expected in refusal(guess_format, name, head)

@@ -2,45 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
 
-from jobs.errors import ConvertError
-from jobs.manifest.converters import from_five, from_folder, from_table
-from jobs.manifest.sources import Source
-
-
-def saved(folder: Path, content: object, name: str = "source.json") -> str:
-    path = folder / name
-    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
-    return str(path)
-
-
-def refusal(convert: Callable[..., Any], *args: Any, **options: Any) -> str:
-    with pytest.raises(ConvertError) as caught:
-        convert(*args, **options)
-    return str(caught.value)
-
-
-def prompts(row: dict[str, Any]) -> list[str]:
-    return [edit["prompt"] for edit in row["edits"]]
+from jobs.manifest.conversion.sources import Source
+from tests.jobs.manifest.conversions import (
+    from_five,
+    from_folder,
+    from_table,
+    prompts,
+    put,
+    refusal,
+    saved,
+)
 
 
 def test_a_folder_may_have_a_name_that_looks_like_a_glob(tmp_path: Path) -> None:
-    (tmp_path / "[x]").mkdir()
-    (tmp_path / "[x]" / "a.mp4").touch()
+    put(tmp_path, "[x]/a.mp4")
     assert len(from_folder(str(tmp_path / "[x]"), ["p"]).rows) == 1
 
 
 def test_links_to_videos_are_videos(tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "a1b2").touch()
+    put(tmp_path, "store/a1b2")
     (tmp_path / "chosen" / "folder.mp4").mkdir(parents=True)
     (tmp_path / "chosen" / "a.mp4").symlink_to(tmp_path / "store" / "a1b2")
     (tmp_path / "chosen" / "gone.mp4").symlink_to(tmp_path / "store" / "gone")
@@ -114,5 +100,20 @@ def test_videos_are_found_by_path_name_or_stem_and_mp4_goes_first(tmp_path: Path
     names = ("clip", "a/clip", "clip.webm", "clip.avi", "/abs/clip.mp4", "other.mp4")
     source = Source(str(tmp_path / "t.csv"), str(tmp_path))
     found = ["b/clip.mp4", "a/clip.mov", "a/clip.webm", "b/clip.mp4", "/abs/clip.mp4", "other.mp4"]
-    assert [source.locate(name) for name in names] == [str(tmp_path / name) for name in found]
+    assert [source.locate(name, str(tmp_path)) for name in names] == [
+        str(tmp_path / name) for name in found
+    ]
     assert list(source.absent) == ["other.mp4"]
+    assert list(source.rivals) == ["clip", "clip.avi"]
+    assert source.rivals["clip"] == f"{tmp_path}/b/clip.mp4 is taken, {tmp_path}/a/clip.mov is not"
+
+
+def test_a_name_in_two_folders_is_a_warning(tmp_path: Path) -> None:
+    put(tmp_path, "a/x.mp4", "b/x.mp4", "b/y.mp4")
+    uri = saved(tmp_path, "video,prompt\nx.mp4,one\ny.mp4,one\nb/x.mp4,one\n", "t.csv")
+    converted = from_table(uri, videos=str(tmp_path))
+    assert [row["video"] for row in converted.rows] == [
+        str(tmp_path / name) for name in ("a/x.mp4", "b/y.mp4", "b/x.mp4")
+    ]
+    (warning,) = converted.warnings
+    assert warning.startswith("1 name in more than one folder, such as 'x.mp4': ")

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cluster.rows import check_row, default_video_id
-from jobs.errors import ConvertError, nearest
+from jobs.errors import ConvertError, counted, nearest
+from jobs.manifest.conversion.records import Entry, examples
+from jobs.manifest.conversion.sources import Source
 from jobs.manifest.schema import EDIT_FIELDS, SCHEMA
-from jobs.manifest.sources import Entry, Source
 from pipeline.errors import RowError
 from pipeline.records import EditSpec, VideoSpec
 
@@ -24,10 +25,20 @@ MAX_LISTED_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class Converted:
-    """Rows for `write_manifest`, and what the user should look at."""
+    """Rows for `write_manifest`, and what the user should look at.
+
+    Args:
+        rows: their videos are absolute paths, or URIs.
+        notes: what was decided for the user.
+        files: those that were read.
+        absent: names that were not found in the folder of videos, and what they are taken to be.
+    """
 
     rows: list[dict[str, Any]]
     warnings: list[str]
+    notes: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
 
 
 def group_entries(source: Source, entries: Iterable[Entry], skip_bad: bool) -> Converted:
@@ -38,21 +49,28 @@ def group_entries(source: Source, entries: Iterable[Entry], skip_bad: bool) -> C
     """
     groups: dict[Hashable, _Group] = {}
     video_ids: dict[str, str] = {}
+    twice: list[str] = []
     for entry in entries:
         try:
             video = _check(entry)
-            _find_group(groups, video_ids, entry, video).add(entry, video.edits[0])
+            group = _find_group(groups, video_ids, entry, video)
+            if group.has(entry, video.edits[0]):
+                twice.append(entry.place)
+            else:
+                group.add(entry, video.edits[0])
         except (RowError, ConvertError) as error:
             source.problems.append(f"{entry.place}: {error}")
     if source.problems and not (skip_bad and groups):
-        raise _refusal(source)
+        raise _refusal(source, some_good=bool(groups))
+    left_out = list(source.sieve.warnings())
     if not groups:
-        raise ConvertError(f"{source.uri} has no videos in it")
+        raise ConvertError("\n".join([f"{source.uri} has no videos in it", *left_out]))
     names = list(dict.fromkeys(n for g in groups.values() for extra in g.extras for n in extra))
     rows = [group.row() for group in groups.values()]
     for name in names:
         _add_column(name, rows, [group.extras for group in groups.values()])
-    return Converted(rows, [*source.problems, *_doubts(source, names)])
+    warnings = [*source.problems, *source.warnings, *left_out, *_doubts(source, names, twice)]
+    return Converted(rows, warnings, source.notes, source.files, source.absent)
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,12 @@ class _Group:
     edits: dict[str, EditSpec] = field(default_factory=dict)  # by id
     places: dict[str, str] = field(default_factory=dict)  # by id
     extras: list[Mapping[str, Any]] = field(default_factory=list)
+    given: dict[str, int] = field(default_factory=dict)  # by id, the number of a given prompt
+
+    def has(self, entry: Entry, edit: EditSpec) -> bool:
+        """Whether the edit is one of those given for all videos, and the video came before."""
+        before = self.given.get(str(edit.edit_id))
+        return before is not None and before == entry.given
 
     def add(self, entry: Entry, edit: EditSpec) -> None:
         edit_id = str(edit.edit_id)
@@ -73,6 +97,8 @@ class _Group:
                 )
             edit_id = _numbered(edit_id, self.edits)
         self.places[edit_id] = entry.place
+        if entry.given is not None:
+            self.given[edit_id] = entry.given
         self.extras.append(entry.extra)
         negative_prompt = edit.negative_prompt or None
         self.edits[edit_id] = replace(edit, edit_id=edit_id, negative_prompt=negative_prompt)
@@ -122,17 +148,22 @@ def _numbered(name: str, taken: Container[str]) -> str:
     return next(n for n in (f"{name}-{i}" for i in itertools.count(2)) if n not in taken)
 
 
-def _doubts(source: Source, extra: list[str]) -> Iterator[str]:
+def _doubts(source: Source, extra: list[str], twice: list[str]) -> Iterator[str]:
     for name in extra:
         if near := nearest(name, {*SCHEMA.names, *EDIT_FIELDS}):
             yield f"column {name!r} passes through as it is; {near!r} is a known name"
-    if source.absent:
-        name, taken = next(iter(source.absent.items()))
-        yield f"videos not found: {len(source.absent)}, such as {name!r}; taken to be {taken}"
+    if source.rivals:
+        name, choice = next(iter(source.rivals.items()))
+        number = counted(len(source.rivals), "name")
+        yield f"{number} in more than one folder, such as {name!r}: {choice}; add the folder to it"
+    if twice:
+        yield f"{counted(len(twice), 'repeated edit')} left out: {examples(twice)}"
 
 
-def _refusal(source: Source) -> ConvertError:
+def _refusal(source: Source, some_good: bool) -> ConvertError:
     listed = source.problems[:MAX_LISTED_PROBLEMS]
     rest = len(source.problems) - len(listed)
     lines = [*listed, f"and {rest} more"] if rest else listed
-    return ConvertError(f"{source.uri} cannot be converted:" + "".join(f"\n  - {x}" for x in lines))
+    way = "\n--skip-bad leaves these out and takes the rest" if some_good else ""
+    listing = "".join(f"\n  - {line}" for line in lines)
+    return ConvertError(f"{source.uri} cannot be converted:{listing}{way}")
