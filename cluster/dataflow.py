@@ -8,31 +8,35 @@ pool gets work. The driver takes finished rows as they come and stores them in b
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs
 
 from cluster import quiet  # noqa: F401 - before Ray, which reads it when it is imported
 
 import ray  # isort: skip
 import ray.data  # isort: skip
 
-from cluster.garbage import tidy
+from cluster.connection import configure, connected, reason
 from cluster.job import CannotRun, Job
-from cluster.placement import Placement, configure, start_ray, threads
+from cluster.manifest import ManifestFiles
+from cluster.placement import Placement, threads
+from cluster.progress import Counts, Failure, Groups
+from cluster.reports import DriverReport, Events
 from cluster.results.ledger import Keys, ResultWriter
+from cluster.selection.entries import Selection
 from cluster.settings import GroupSettings
 from cluster.stages.check import CheckRows
+from cluster.stages.group import GroupStage
 from cluster.stages.invert import EncodePrompts, FanOut, InvertVideos
 from cluster.stages.reconstruct import ReconstructEdits
-from pipeline.storage import Folder, split
+from pipeline.errors import Unreadable
+from pipeline.storage import Folder
 
 FLUSH_S = 5.0
 """Finished rows are stored at least this often: what a killed driver loses is made again."""
@@ -41,16 +45,22 @@ ENCODER = GroupSettings()
 SLOT = {"num_cpus": 0.1}
 """What a stage without ranks takes: next to nothing."""
 ROWS_PER_PROMPT_BLOCK = 32
+FAILURES_OF_A_CODE = 5
+"""So many of each are passed on to be shown; all are in the results."""
+LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.LocalRayletDiedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.RuntimeEnvSetupError,
+)
+"""What Ray raises where a process or a node is gone; our own errors come as other kinds."""
 
 
-@dataclass
-class Counts:
-    """How far a run has come."""
-
-    inverted: int = 0
-    edited: int = 0
-    failed: int = 0
-    errors: dict[str, int] = field(default_factory=dict)
+Finished = queue.SimpleQueue[pa.Table | BaseException | None]
+"""Blocks as they are finished; then None, or what stopped the graph."""
 
 
 def run(
@@ -58,6 +68,8 @@ def run(
     done: Keys,
     repeated: Mapping[str, str],
     on_progress: Callable[[Counts], None],
+    selection: Selection | None = None,
+    rows: pa.Table | None = None,
 ) -> Counts:
     """Run a job to its end and store its results.
 
@@ -65,63 +77,81 @@ def run(
         done: keys of edits that are not pending.
         repeated: the digest of the first row of each `video_id` that several rows have.
         on_progress: called about five times a second, in this thread.
+        selection: the edits to make; all that are pending by default.
+        rows: the rows of the manifest to take; all of them by default.
 
     Raises:
-        CannotRun: the cluster is too small, or the ranks of a group cannot work at all.
+        CannotRun: there is no Ray, the cluster is too small, or the ranks of a group cannot work
+            at all.
+        Unreadable: rows of the manifest cannot be read.
     """
-    placement = start_ray(job)
-    configure(job)
-    tally = ray.remote(num_cpus=0)(Tally).remote()
+    with connected(job) as placement:
+        configure(job)
+        events = Events()
+        check = (job, done, repeated, selection)
+        dataset = graph(job, check, placement, DriverReport(events.tally), rows)
+        finished: Finished = queue.SimpleQueue()
+        threading.Thread(target=_consume, args=(dataset, finished), daemon=True).start()
+        try:
+            return _store(job, finished, events, on_progress)
+        except Exception as error:
+            if isinstance(error, Unreadable):  # Ray's own text of it is a traceback
+                raise Unreadable(str(getattr(error, "cause", error))) from error
+            if broken := events.reason():
+                raise CannotRun(f"a rank group could not start: {broken}") from error
+            if isinstance(error, LOST):
+                raise CannotRun(
+                    f"Ray lost a process of the job: {reason(error)}. The results so far are "
+                    "stored; look for what ended it (memory, a node that left, packages that a "
+                    "node lacks), and run the same command again to go on"
+                ) from error
+            raise
+
+
+def _store(
+    job: Job, finished: Finished, events: Events, on_progress: Callable[[Counts], None]
+) -> Counts:
+    """Store finished rows as they come, and show how far the run is."""
     writer = ResultWriter(Folder(job.editing.output), job.run)
-    counts = Counts()
-    finished: queue.SimpleQueue[pa.Table | BaseException | None] = queue.SimpleQueue()
-    dataset = graph(job, done, repeated, placement, tally)
-    threading.Thread(target=_consume, args=(dataset, finished), daemon=True).start()
+    counts = _with_events(Counts(), job, {})
+    on_progress(counts)
     pending: list[pa.Table] = []
     flushed = time.monotonic()
     try:
         for table in _ticks(finished):
             if table is not None:
                 pending.append(table)
-                _count(counts, table)
-            else:
-                counts.inverted = ray.get(tally.inverted.remote())
+                counts = _with_results(counts, table)
+            counts = _with_events(counts, job, events.so_far())
             if pending and time.monotonic() - flushed > FLUSH_S:
                 writer.write(pending)
                 pending, flushed = [], time.monotonic()
             on_progress(counts)
-    except Exception as error:
-        if reason := ray.get(tally.broken.remote()):
-            raise CannotRun(f"a rank group could not start: {reason}") from error
-        raise
     finally:
         if pending:
             writer.write(pending)
-    counts.inverted = ray.get(tally.inverted.remote())
+    counts = _with_events(counts, job, events.at_the_end())
     on_progress(counts)
-    tidy(job)
     return counts
 
 
 def graph(
-    job: Job, done: Keys, repeated: Mapping[str, str], placement: Placement, tally: Any
+    job: Job,
+    check: tuple[Any, ...],
+    placement: Placement,
+    report: DriverReport,
+    taken: pa.Table | None = None,
 ) -> ray.data.Dataset:
-    """The lazy dataset of a job's result rows."""
-    fs = split(job.files[0])[0]
-    paths = [split(uri)[1] for uri in job.files]
-    filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+    """The lazy dataset of a job's result rows.
 
-    report = DriverReport(tally)
+    Args:
+        check: the arguments of `CheckRows`.
+        taken: the rows of the manifest; it is read by default.
+    """
     cluster, device = job.cluster, placement.device
     prompt_device = device if cluster.prompts.gpus else "cpu"
-    # Which files are the manifest's is settled; Ray would leave out those that end otherwise.
-    endings = sorted({path.rsplit(".", 1)[-1] for path in paths})
-    # Ray would start 32 processes to read footers, for a manifest of one file too.
-    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", str(min(32, len(paths))))
-    rows = ray.data.read_parquet(
-        paths, filesystem=filesystem, partitioning=None, file_extensions=endings
-    )
-    rows = _stage(rows, CheckRows, (job, done, repeated), batch_size=None)
+    rows = _read(job.files) if taken is None else ray.data.from_arrow(taken)
+    rows = _stage(rows, CheckRows, check, batch_size=None)
     # A block of the manifest can hold 10^5 rows: encoding them all would hold the first video up.
     rows = rows.repartition(target_num_rows_per_block=ROWS_PER_PROMPT_BLOCK)
     rows = _stage(
@@ -158,37 +188,25 @@ def graph(
     )
 
 
-class Tally:
-    """An actor that holds what the stages report to the driver; results do not depend on it."""
+def _read(files: ManifestFiles) -> ray.data.Dataset:
+    """The rows of a manifest, a task for each file.
 
-    def __init__(self) -> None:
-        self.videos = 0
-        self.reason = ""
-
-    def add(self, videos: int) -> None:
-        self.videos += videos
-
-    def inverted(self) -> int:
-        return self.videos
-
-    def set_reason(self, reason: str) -> None:
-        self.reason = reason
-
-    def broken(self) -> str:
-        return self.reason
+    Ray's own reader would start up to 32 processes for the footers, which are known, and give
+    each file's rows the types of that file.
+    """
+    places = ray.data.range(len(files), override_num_blocks=len(files))
+    return places.map_batches(
+        _rows_of_files,
+        fn_args=(files,),
+        batch_size=1,
+        batch_format="pyarrow",
+        **SLOT,
+    )
 
 
-@dataclass(frozen=True)
-class DriverReport:
-    """A `cluster.stages.group.Report` to the driver through its `Tally`."""
-
-    tally: Any
-
-    def inverted(self, videos: int) -> None:
-        self.tally.add.remote(videos)
-
-    def broken(self, reason: str) -> None:
-        ray.get(self.tally.set_reason.remote(reason))
+def _rows_of_files(places: pa.Table, files: ManifestFiles) -> Iterator[pa.Table]:
+    for place in places["id"].to_pylist():
+        yield from files.tables_of(files.files[place])
 
 
 def _stage(
@@ -215,9 +233,7 @@ def _one_row_a_block(rows: ray.data.Dataset) -> ray.data.Dataset:
     return rows.repartition(target_num_rows_per_block=1)
 
 
-def _consume(
-    dataset: ray.data.Dataset, finished: queue.SimpleQueue[pa.Table | BaseException | None]
-) -> None:
+def _consume(dataset: ray.data.Dataset, finished: Finished) -> None:
     try:
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             finished.put(table)
@@ -226,9 +242,7 @@ def _consume(
         finished.put(error)
 
 
-def _ticks(
-    finished: queue.SimpleQueue[pa.Table | BaseException | None],
-) -> Iterator[pa.Table | None]:
+def _ticks(finished: Finished) -> Iterator[pa.Table | None]:
     """Finished blocks as they come, and None every `TICK_S` in which there is none."""
     while True:
         try:
@@ -243,12 +257,45 @@ def _ticks(
         yield table
 
 
-def _count(counts: Counts, table: pa.Table) -> None:
-    for status, code in zip(
-        table["status"].to_pylist(), table["error_code"].to_pylist(), strict=True
-    ):
-        if status == "ok":
-            counts.edited += 1
-        else:
-            counts.failed += 1
-            counts.errors[code] = counts.errors.get(code, 0) + 1
+def _with_events(counts: Counts, job: Job, happened: Mapping[str, int]) -> Counts:
+    """The counts with what the stages reported so far."""
+    groups = tuple(
+        Groups(stage.name, min(total, happened.get(f"{stage.name} ready", 0)), total)
+        for stage, total in _group_stages(job)
+    )
+    return replace(
+        counts,
+        groups=groups,
+        prompts=happened.get("prompt encoded", 0),
+        inverted=happened.get("video inverted", 0),
+    )
+
+
+def _group_stages(job: Job) -> tuple[tuple[type[GroupStage], int], ...]:
+    """The stages with ranks, and how many groups each has."""
+    cluster = job.cluster
+    return (
+        (EncodePrompts, cluster.prompts.groups),
+        (InvertVideos, cluster.inversion.groups),
+        (ReconstructEdits, cluster.reconstruction.groups),
+    )
+
+
+def _with_results(counts: Counts, table: pa.Table) -> Counts:
+    """The counts with the result rows of a block."""
+    errors, failures = dict(counts.errors), list(counts.failures)
+    rows = table.select(["status", "video_id", "edit_id", "error_code", "error"]).to_pylist()
+    failed = [row for row in rows if row["status"] != "ok"]
+    for row in failed:
+        code = row["error_code"]
+        errors[code] = errors.get(code, 0) + 1
+        if errors[code] <= FAILURES_OF_A_CODE:
+            message = next(iter((row["error"] or "").splitlines()), "")
+            failures.append(Failure(row["video_id"], row["edit_id"], code, message))
+    return replace(
+        counts,
+        edited=counts.edited + len(rows) - len(failed),
+        failed=counts.failed + len(failed),
+        errors=errors,
+        failures=tuple(failures),
+    )

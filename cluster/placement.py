@@ -1,90 +1,61 @@
-"""Connects to Ray and finds room for a job's actors, or says what is missing."""
+"""Finds room for a job's actors among the nodes of a cluster, or says what is missing."""
 
 from __future__ import annotations
 
-import logging
+import glob
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from cluster import quiet  # before Ray, which reads its settings when it is imported
 from cluster.job import CannotRun, Job
 from cluster.settings import GroupSettings
 
-import ray  # isort: skip
-import ray.data  # isort: skip
-
-
-LOCAL = ("", "local")
-"""Values of RAY_ADDRESS that name no cluster: one is started here."""
-REACH_S = 30.0
-"""A cluster's head that takes no connection in this time is not there. Ray would try for a quarter
-of an hour, and say nothing."""
-
 Resources = Mapping[str, float]
 
+NVIDIA_GPUS = ("/proc/driver/nvidia/gpus/*", "/dev/nvidia[0-9]*")
+"""Where Linux shows one entry for each; some sandboxes have the second alone."""
+OTHER_GPUS = ("/dev/kfd", "/dev/dxg")
+"""What there is where GPUs are AMD's, or Windows' lent to WSL: how many is not seen there."""
+LOCAL = ("", "local")
+"""Values of RAY_ADDRESS that name no cluster: one is started here."""
 
-def start_ray(job: Job) -> Placement:
-    """Connect to the cluster that RAY_ADDRESS names, or start one here, and find room for the job.
 
-    A local cluster is given as many CPU slots as the job's actors reserve: they are processes that
-    take turns on however many cores there are, and Ray would wait for ever for slots it lacks.
+def given_address() -> str:
+    """The address of the cluster to join; empty where one is to be started here."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return "" if address in LOCAL else address
+
+
+def check_machine(job: Job) -> None:
+    """Whether this machine has room for the job's groups, found out without Ray.
+
+    Where RAY_ADDRESS names a cluster, and where GPUs cannot be counted, nothing is known yet.
 
     Raises:
-        CannotRun: the cluster cannot be reached, or does not have what the job asks for.
+        CannotRun: it does not have what the job asks for.
     """
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    slots = 2 + _ranks(job) + job.cluster.prompts.groups
-    if not ray.is_initialized():
-        address = os.environ.get("RAY_ADDRESS", "")
-        if address in LOCAL:
-            # Without `local` Ray would join a cluster that `ray start` left on this machine, and
-            # refuse to give it CPU slots.
-            cores = os.cpu_count() or 1
-            _init(address="local", num_cpus=max(cores, slots), include_dashboard=False)
-        else:
-            _connect(address)
-    return place(job, [node["Resources"] for node in ray.nodes() if node["Alive"]], slots)
+    gpus, cpus = visible_gpus(), max(os.cpu_count() or 1, slots(job))
+    if not given_address() and not any(map(os.path.exists, OTHER_GPUS)):
+        place(job, [{"GPU": gpus, "CPU": cpus}], slots(job))
 
 
-def _connect(address: str) -> None:
-    """Join the cluster at an address. Raises CannotRun where there is none."""
-    try:
-        _reach(address)
-        _init()
-    except Exception as error:  # Ray has many kinds: of connections, versions, addresses
-        raise CannotRun(
-            f"RAY_ADDRESS is {address!r}, and Ray could not connect to it: "
-            f"{type(error).__name__}: {error}. Give the address of a running cluster's head, or "
-            "unset RAY_ADDRESS to run on this machine"
-        ) from error
-
-
-def _reach(address: str) -> None:
-    """Try the port of a `host:port`; of other addresses Ray finds out soon enough itself."""
-    host, _, port = address.rpartition(":")
-    if host and "/" not in address and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
-
-
-def _init(**options: Any) -> None:
-    with quiet.held_back():
-        ray.init(
-            log_to_driver=False,
-            configure_logging=False,
-            logging_level=logging.CRITICAL,
-            **options,
-        )
+def visible_gpus() -> int:
+    """The NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES leaves, as Ray counts them."""
+    there = max(len(glob.glob(pattern)) for pattern in NVIDIA_GPUS)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return there
+    return min(there, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
 
 
 def place(job: Job, nodes: Sequence[Resources], slots: int) -> Placement:
-    """Where the job's actors go in a cluster of nodes with such resources. Raises as `start_ray`.
+    """Where the job's actors go in a cluster of nodes with such resources.
 
     Args:
         slots: CPUs that the actors take together where there are no GPUs.
+
+    Raises:
+        CannotRun: the nodes do not have what the job asks for.
     """
     cluster = job.cluster
     gpus, cpus = (sum(node.get(what, 0.0) for node in nodes) for what in ("GPU", "CPU"))
@@ -139,16 +110,9 @@ class Placement:
         return {"num_cpus": settings.gpus}
 
 
-def configure(job: Job) -> None:
-    """Ray Data's settings for few, long, expensive tasks."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    longest = max(job.cluster.inversion_deadline_s, job.cluster.reconstruction_deadline_s)
-    # The default of half an hour fails a job whose videos take longer than that.
-    context.execution_no_progress_timeout_s = (
-        longest * (job.cluster.retries + 2) + job.cluster.start_deadline_s
-    )
+def slots(job: Job) -> int:
+    """CPUs that a job's actors take together where there are no GPUs."""
+    return 2 + _ranks(job) + job.cluster.prompts.groups
 
 
 def threads(job: Job) -> int:

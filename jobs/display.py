@@ -1,108 +1,213 @@
-"""What a person sees of a run: a live line on a terminal, else log lines; and the end."""
+"""What a person sees of a run: a line that changes on a terminal, else log lines; and the end."""
 
 from __future__ import annotations
 
+import shlex
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
+from rich.spinner import Spinner
 from rich.table import Table
+from rich.text import Text
+
+from jobs.errors import counted
 
 if TYPE_CHECKING:
-    from cluster.dataflow import Counts
+    from cluster.progress import Counts, Failure
     from jobs.measure import Measured
     from jobs.prepare import Prepared
     from jobs.run import Pending
 
-LINE_EVERY_S = 10.0
-"""Without a terminal, a line at most this often."""
+LINE_EVERY_S = 20.0
+"""Without a terminal, the time between two lines, whether or not something changed."""
+WINDOW_S = 300.0
+"""The rate is that of the edits of so many seconds, or of the last that came before these."""
+ENOUGH = 3
+"""From so many edits on there is a rate."""
+FAILURES_SHOWN = 5
+MESSAGE_LENGTH = 200
 
 
 class Ticker:
-    """One line of text that changes: in place on a terminal, else printed now and then."""
+    """One line of text that changes: in place on a terminal, else printed now and then.
+
+    Both are done by a thread, so that a caller which is busy or waits looks alive too. Where the
+    text does not change, the time since it last did does.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.started = self.last_line = time.monotonic()
-        self.last_text = ""
-        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._text, self._since = "", time.monotonic()
+        self._ended = threading.Event()
+        self._lines = threading.Thread(target=self._print_lines, daemon=True)
+        self._spinner = Spinner("dots")
+        self._live = Live(
+            console=console, refresh_per_second=4, transient=True, get_renderable=self._picture
+        )
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
             self._live.__enter__()
+        else:
+            self._lines.start()
         return self
 
     def __exit__(self, *details: object) -> None:
         if self.console.is_terminal:
             self._live.__exit__(None, None, None)
+        else:
+            self._ended.set()
+            self._lines.join()
 
     def __call__(self, text: str) -> None:
-        if self.console.is_terminal:
-            self._live.update(text)
-        elif text != self.last_text and time.monotonic() - self.last_line >= LINE_EVERY_S:
-            self.last_line, self.last_text = time.monotonic(), text
-            self.console.print(text, soft_wrap=True, highlight=False)
+        """Change the line."""
+        if text != self._text:
+            self._text, self._since = text, time.monotonic()
+
+    def phase(self, text: str) -> None:
+        """Change the line; without a terminal, print it at once."""
+        self(text)
+        if not self.console.is_terminal:
+            self._print(text)
+
+    def line(self) -> str:
+        """The line as it is now."""
+        still = time.monotonic() - self._since
+        return f"{self._text} (for {duration(still)})" if self._text and still >= 5 else self._text
+
+    def _picture(self) -> Spinner | Text:
+        self._spinner.update(text=Text(self.line()))
+        return self._spinner if self._text else Text()
+
+    def _print_lines(self) -> None:
+        while not self._ended.wait(LINE_EVERY_S):
+            if self._text:
+                self._print(self.line())
+
+    def _print(self, text: str) -> None:
+        _print_line(self.console, text)
+
+
+class Rate:
+    """Edits a second, of the last ones.
+
+    Edits come in bursts, those of a group together and of all groups about together. So the rate is
+    counted from one arrival to another, and over several of them where they are near.
+    """
+
+    def __init__(self) -> None:
+        self.arrivals: deque[tuple[float, int]] = deque()
+        """When edits came, and how many there were then; the first is the start, with none."""
+
+    def count(self, now: float, edits: int) -> None:
+        """There are so many edits now. The first call is the start."""
+        if not self.arrivals or edits > self.arrivals[-1][1]:
+            self.arrivals.append((now, edits))
+        while len(self.arrivals) > 1 and self.arrivals[1][0] <= self.arrivals[-1][0] - WINDOW_S:
+            self.arrivals.popleft()
+
+    def per_s(self, now: float) -> float | None:
+        """None where it cannot be known yet. It falls when edits stay away for long."""
+        if len(self.arrivals) < 2:
+            return None
+        (first, before), (last, edits) = self.arrivals[0], self.arrivals[-1]
+        span = max(last - first, now - last)
+        return (edits - before) / span if edits - before >= ENOUGH and span else None
 
 
 class Progress(Ticker):
-    """Shows counts as they grow.
+    """Shows the phases of a run, and counts as they grow.
 
-    Args:
+    Attributes:
         edits: how many there are to do; what was done before is not among them.
     """
 
-    def __init__(self, console: Console, edits: int) -> None:
+    def __init__(self, console: Console, edits: int = 0) -> None:
         super().__init__(console)
         self.edits = edits
+        self._phase = ""
+        self._rate = Rate()
 
     def show(self, counts: Counts) -> None:
-        self(self.line(counts))
+        """Take over the counts; a new phase is said at once."""
+        now = time.monotonic()
+        if counts.inverted:
+            self._rate.count(now, counts.edited)
+        phase = phase_of(counts)
+        text = f"{phase}: {', '.join(self._parts(phase, counts, now))}"
+        if phase == self._phase:
+            self(text)
+        else:
+            self._phase = phase
+            self.phase(text)
 
-    def line(self, counts: Counts) -> str:
-        elapsed = max(1e-6, time.monotonic() - self.started)
-        finished = counts.edited + counts.failed
-        left = max(0, self.edits - finished)
-        rate = finished / elapsed if finished else 0.0
-        remaining = f", {duration(left / rate)} left" if rate and left else ""
-        return (
-            f"{counts.inverted} videos inverted · {counts.edited} of {self.edits} edits done"
-            f" · {counts.failed} failed · {per_time(rate)}{remaining}"
-        )
+    def _parts(self, phase: str, counts: Counts, now: float) -> Iterator[str]:
+        if phase == "loading":
+            ready, total = (sum(getattr(g, n) for g in counts.groups) for n in ("ready", "total"))
+            waiting = [g for g in counts.groups if g.ready < g.total]
+            names = [g.stage + (f" {g.ready} of {g.total}" * (g.total > 1)) for g in waiting]
+            yield f"{ready} of {counted(total, 'group')}, waiting for {' and '.join(names)}"
+        if phase in ("inverting", "loading") and counts.prompts:
+            yield f"{counted(counts.prompts, 'prompt')} encoded"
+        if phase in ("encoding prompts", "inverting"):
+            yield f"for {counted(self.edits, 'edit')}"
+        if phase == "editing":
+            yield f"{counts.edited} of {counted(self.edits, 'edit')}"
+        if counts.failed:
+            yield f"{counts.failed} failed"
+        if counts.inverted:
+            yield f"{counted(counts.inverted, 'video')} inverted"
+        if phase == "editing" and (rate := self._rate.per_s(now)):
+            yield per_time(rate)
+            if left := max(0, self.edits - counts.edited - counts.failed):
+                yield f"about {duration(left / rate)} left"
+
+
+def phase_of(counts: Counts) -> str:
+    """What a run is doing, by what has happened so far: the stages work at the same time."""
+    finished = counts.edited + counts.failed
+    if not finished and any(group.ready < group.total for group in counts.groups):
+        return "loading"
+    if counts.inverted or counts.edited:
+        return "editing"
+    return "inverting" if counts.prompts or finished else "encoding prompts"
 
 
 @contextmanager
 def show_measuring() -> Iterator[Callable[[Measured], None]]:
     """Shows how many edits are measured; what it gives is to be called as they are."""
-    with Ticker(Console()) as ticker:
-        yield lambda so_far: ticker(f"{so_far.edits} edits measured")
+    with Ticker(Console(emoji=False)) as ticker:
+        yield lambda so_far: ticker(f"{counted(so_far.edits, 'edit')} measured")
 
 
 def show_plan(prepared: Prepared, console: Console | None = None) -> None:
     """What a job is going to do, as found before it runs."""
-    from pipeline.model.scheduler import schedule_from_config
     from pipeline.plan import denoising_steps, highest_stored
 
-    console = console or Console()
-    spec, info, clip = prepared.spec, prepared.checkpoint, prepared.clip
-    schedule = schedule_from_config(info.scheduler, spec.inversion.steps)
-    top = highest_stored(spec.reconstruction, schedule)
+    console = console or Console(emoji=False)
+    spec, info, clip, scan = prepared.spec, prepared.checkpoint, prepared.clip, prepared.scan
+    levels = spec.inversion.steps
+    top = highest_stored(spec.reconstruction, levels)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("manifest", f"{prepared.scan.videos} videos, {prepared.scan.edits} edits")
+    table.add_row("manifest", f"{counted(scan.videos, 'video')}, {counted(scan.edits, 'edit')}")
     table.add_row(
         "checkpoint", f"{escape(spec.checkpoint)} (CogVideoX {info.family}, {info.fingerprint})"
     )
-    table.add_row("clips", f"{clip.width}x{clip.height}, up to {clip.frames} frames")
+    table.add_row("clips", f"{clip.width}x{clip.height}, up to {prepared.most_frames} frames")
     table.add_row(
         "inversion",
-        f"{spec.inversion.method}, {top} of {schedule.steps} steps, "
+        f"{spec.inversion.method}, {top} of {levels} steps, "
         f"{spec.inversion.evaluations(top)} forwards, once for each video",
     )
     how = spec.reconstruction
-    steps = denoising_steps(how, schedule, [how.guidance_scale])
+    steps = denoising_steps(how, levels, [how.guidance_scale])
     guided = sum(step.scales[0] > 1 for step in steps)
     table.add_row(
         "reconstruction",
@@ -119,24 +224,57 @@ def show_plan(prepared: Prepared, console: Console | None = None) -> None:
 def show_end(
     counts: Counts | None, prepared: Prepared, todo: Pending, seconds: float, console: Console
 ) -> None:
-    """The short table at the end, and where the files are."""
+    """The short table at the end, what failed, and where to look."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     if counts is None:
-        console.print("nothing is pending: every edit is done")
+        of_a_part = "nothing that this run takes is pending"
+        console.print(of_a_part if todo.part else "nothing is pending: every edit is done")
     else:
         table.add_row("videos inverted", str(counts.inverted))
         table.add_row("edits done", str(counts.edited))
         table.add_row("edits failed", str(counts.failed))
-        for code, count in sorted(counts.errors.items()):
-            table.add_row(f"  {code}", str(count))
-    before = max(0, prepared.scan.edits - todo.edits)
-    if before:
-        table.add_row("done before", str(before))
+    if todo.before:
+        table.add_row("done before", str(todo.before))
     table.add_row("time", duration(seconds))
     console.print(table)
+    if counts and counts.failed:
+        console.print("failed:")
+        for line in failed_lines(counts.errors, counts.failures):
+            _print_line(console, f"  {line}")
+        _print_line(console, "  all of them: the rows of results/ with an error_code and an error")
+        _print_line(console, "  what to do about each code: docs/guide.md, Error codes")
     output = prepared.job.editing.output
-    console.print(f"edits    {output}/edits/", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"results  {output}/results/", soft_wrap=True, highlight=False, markup=False)
+    _print_line(console, f"edits    {output}/edits/")
+    _print_line(console, f"results  {output}/results/")
+    _print_line(console, f"gallery  retake report {shlex.quote(output)}")
+
+
+def failed_lines(errors: Mapping[str, int], failures: Sequence[Failure]) -> list[str]:
+    """A few failures, those of each code together, and how many more there are.
+
+    Each code gets one line before any gets a second.
+    """
+    by_code: dict[str, list[Failure]] = {code: [] for code in sorted(errors)}
+    for failure in failures:
+        by_code[failure.code].append(failure)
+    turns = [(turn, code) for code, some in by_code.items() for turn in range(len(some))]
+    shown = sorted(turns)[:FAILURES_SHOWN]
+    lines = []
+    for code, some in by_code.items():
+        some = some[: sum(one == code for _, one in shown)]
+        for failure in some:
+            names = "/".join(name for name in (failure.video_id, failure.edit_id) if name)
+            message = failure.message
+            if len(message) > MESSAGE_LENGTH:
+                message = f"{message[:MESSAGE_LENGTH]}…"
+            lines.append(f"{names or 'a row without an id'}  {code}  {message}")
+        if more := errors[code] - len(some):
+            lines.append(f"{more} more with {code}" if some else f"{more} with {code}")
+    return lines
+
+
+def _print_line(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def duration(seconds: float) -> str:

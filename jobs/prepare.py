@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
 
 from cluster.job import Job
 from cluster.scan import Scan, scan_manifest
@@ -14,8 +14,10 @@ from cluster.stages.blocks import RESERVED
 from jobs.errors import JobError, ManifestError
 from jobs.manifest.checks import ManifestInfo, check_manifest
 from jobs.spec import JobSpec, absolute
+from pipeline.errors import Unreadable
+from pipeline.media.counts import FrameRule
 from pipeline.settings import EditingSettings
-from pipeline.storage import Folder, split
+from pipeline.storage import Folder, explain
 
 if TYPE_CHECKING:
     from pipeline.model.checkpoint import CheckpointInfo
@@ -33,9 +35,18 @@ class Prepared:
     extra_columns: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def most_frames(self) -> int:
+        """The most frames that a clip can have: a number that the checkpoint accepts."""
+        rule = FrameRule(self.checkpoint.temporal_compression)
+        return rule.largest_at_most(self.clip.frames) or self.clip.frames
 
-def prepare(spec: JobSpec) -> Prepared:
+
+def prepare(spec: JobSpec, *, write: bool = True) -> Prepared:
     """Check all of a job that can be checked without its videos.
+
+    Args:
+        write: try the output folder by writing to it; else it is only looked at.
 
     Raises:
         JobError: with every problem found.
@@ -44,14 +55,14 @@ def prepare(spec: JobSpec) -> Prepared:
     editing, manifest_uri = spec.editing(), absolute(spec.manifest)
     manifest = _read_manifest(manifest_uri, editing, problems)
     model = _read_checkpoint(spec, editing, problems)
-    problems.extend(_storage_problems(editing.output))
+    problems.extend((_write_problems if write else output_problems)(editing.output))
     if problems or manifest is None or model is None:
         raise JobError("\n".join(problems))
     (info, scan), (checkpoint, clip) = manifest, model
     job = Job(
         manifest=manifest_uri,
         files=info.files,
-        base=manifest_folder(manifest_uri, info.files),
+        base=info.base,
         editing=editing,
         cluster=spec.cluster,
         checkpoint_fingerprint=checkpoint.fingerprint,
@@ -60,27 +71,14 @@ def prepare(spec: JobSpec) -> Prepared:
     return Prepared(spec, job, scan, checkpoint, clip, info.extra_columns, info.warnings)
 
 
-def manifest_folder(uri: str, files: tuple[str, ...]) -> str:
-    """What relative videos are relative to: the manifest itself where it is a folder of files."""
-    is_file = [split(file)[1] for file in files] == [split(uri)[1]]
-    return uri.rstrip("/").rsplit("/", 1)[0] if is_file else uri.rstrip("/")
-
-
 def _read_manifest(
     uri: str, editing: EditingSettings, problems: list[str]
 ) -> tuple[ManifestInfo, Scan] | None:
     try:
         manifest = check_manifest(uri, reserved=RESERVED, leave_out=editing.output)
-        problems.extend(
-            f"manifest {file}: its name has no ending; rename it to end in .parquet"
-            for file in manifest.files
-            if "." not in file.rsplit("/", 1)[-1]
-        )
         return manifest, scan_manifest(manifest.files)
-    except ManifestError as error:
+    except (ManifestError, Unreadable) as error:
         problems.append(str(error))
-    except (OSError, pa.ArrowException) as error:
-        problems.append(f"manifest {uri}: its rows cannot be read: {error}")
     return None
 
 
@@ -100,8 +98,8 @@ def _read_checkpoint(
     except ValueError as error:
         problems.append(str(error))
     except Exception as error:  # each storage has its own kinds of failure
-        reason = f"{type(error).__name__}: {error}"
-        problems.append(f"checkpoint {editing.checkpoint}: cannot be read: {reason}")
+        why = explain(error, editing.checkpoint).text
+        problems.append(f"checkpoint {editing.checkpoint!r}: {why}")
     return None
 
 
@@ -124,12 +122,33 @@ def _check_groups(spec: JobSpec, checkpoint: CheckpointInfo, clip: Any) -> None:
         )
 
 
-def _storage_problems(output: str) -> list[str]:
+def _write_problems(output: str) -> list[str]:
     """Try the output folder before hours of work find out that it cannot be written."""
     folder, probe = Folder(output), ".retake-can-write"
     try:
         folder.write(probe, b"ok")
         folder.remove(probe)
     except Exception as error:
-        return [f"output {output}: cannot be written: {type(error).__name__}: {error}"]
+        return [f"output {output}: {explain(error, output, 'written').text}"]
+    return []
+
+
+def output_problems(output: str) -> list[str]:
+    """What can be seen of an output folder without writing to it."""
+    folder = Folder(output)
+    try:
+        if not folder.is_local:
+            bucket = folder.path().split("/")[0]
+            if folder.fs.exists(folder.path()) or folder.fs.exists(bucket):
+                return []
+            return [f"output {output}: there is no bucket {bucket!r}; make it first"]
+    except Exception as error:  # each storage has its own kinds of failure
+        return [f"output {output}: {explain(error, output, 'reached').text}"]
+    place = Path(folder.path())
+    there = next(path for path in (place, *place.parents) if path.exists())
+    if not there.is_dir():
+        which = "" if there == place else f"{there} "
+        return [f"output {output}: {which}is a file; expected a folder"]
+    if not os.access(there, os.W_OK | os.X_OK):
+        return [f"output {output}: {there} may not be written to"]
     return []

@@ -90,7 +90,7 @@ class RankEditor:
     @cached_property
     def highest(self) -> int:
         """The highest level that the job's edits read; inversions stop there."""
-        return highest_stored(self.settings.reconstruction, self.schedule)
+        return highest_stored(self.settings.reconstruction, self.schedule.steps)
 
     def together(self, work: Callable[[], T]) -> T:
         """Do something on every rank of the group; where it fails on one, it fails on all.
@@ -141,6 +141,8 @@ class RankEditor:
             "stored": [self.settings.trajectory.dtype, CHUNKS],
             "precision": str(info.dtype(self.settings.precision, self.editor.device)),
         }
+        if clip.variant:
+            parts["variant"] = clip.variant
         if self.settings.trajectory.keep == "never":
             # Deleted when its video's edits are done: another row's would go with it.
             parts["video_id"] = video.video_id

@@ -81,25 +81,33 @@ def serve(prepare: Callable[[Start], Handler], read: Callable[[bytes], Any]) -> 
     while True:
         request = read(messages.get())
         try:
-            values = {field.name: getattr(request, field.name) for field in fields(request)}
-            answer = Answer(result=_plain(handle[type(request)](**values)))
-        except RowError as error:
-            answer = Answer(error_code=error.code, error=error.message)
+            answer = Answer(result=plain(handle[type(request)](**values_of(request))))
         except Exception as error:
-            traceback.print_exc()
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            answer = Answer(
-                error_code=_code(error),
-                error=f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})",
-                needs_restart=_needs_restart(error),
-            )
+            answer = failure(error)
         _answer(channel, answer)
 
 
-def _plain(result: Any) -> Any:
+def values_of(request: Any) -> dict[str, Any]:
+    return {field.name: getattr(request, field.name) for field in fields(request)}
+
+
+def failure(error: Exception) -> Answer:
+    """The answer to a request whose handler raised."""
+    if isinstance(error, RowError):
+        return Answer(error_code=error.code, error=error.message)
+    traceback.print_exception(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return Answer(
+        error_code=_code(error),
+        error=f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})",
+        needs_restart=_needs_restart(error),
+    )
+
+
+def plain(result: Any) -> Any:
     """Records as the values that JSON has."""
     if isinstance(result, list):
-        return [_plain(item) for item in result]
+        return [plain(item) for item in result]
     return asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
-from cluster.results.ledger import FOLDER, read_parts
-from cluster.results.schema import join_tables, to_parquet
+from cluster.results.ledger import FOLDER, open_part, read_parts
+from cluster.results.schema import join_tables, plain_rows, to_parquet
 from pipeline.errors import ErrorCode
 from pipeline.storage import Folder
 
 ROWS_PER_FILE = 100_000
+ROWS_AT_ONCE = 4096
+INFO_COLUMNS = ["video_id", "edit_id", "finished_at", "error_code", "video", "fingerprint", "run"]
+"""What `_RowInfo` is made from."""
 
 
 def compact(output: Folder, run: str) -> None:
@@ -27,34 +32,103 @@ def compact(output: Folder, run: str) -> None:
     Args:
         run: names the new files.
     """
-    columns = ["video_id", "edit_id", "finished_at", "error_code", "video", "fingerprint", "run"]
-    parts, rows = [], []
-    for name, table in read_parts(output, columns):
-        parts.append(name)
-        rows += [_RowInfo.of(name, number, row) for number, row in enumerate(table.to_pylist())]
-    current = _current(rows)
-    if len(current) == len(rows) and len(parts) * ROWS_PER_FILE <= len(rows) + ROWS_PER_FILE:
+    current = _is_current(output)
+    rows = sum(map(len, current.values()))
+    few = len(current) * ROWS_PER_FILE <= rows + ROWS_PER_FILE
+    if few and all(kept.all() for kept in current.values()):
         return
-    indices: dict[str, list[int]] = {}
-    for row in current:
-        indices.setdefault(row.part, []).append(row.number)
-    for file, table in enumerate(_rewritten(output, indices)):
+    for file, table in enumerate(_rewritten(output, current)):
         output.write(f"{FOLDER}/{run}-compact-{file:06d}.parquet", to_parquet(table))
-    for name in parts:
+    for name in current:
         output.remove(name)
 
 
 def current_rows(output: Folder) -> list[dict[str, Any]]:
     """The rows that `compact` leaves, whether or not it has run."""
-    infos, rows = [], []
-    for name, table in read_parts(output):
-        for number, row in enumerate(table.to_pylist()):
-            infos.append(_RowInfo.of(name, number, row))
-            rows.append(row)
-    current = {(info.part, info.number) for info in _current(infos)}
-    return [
-        row for info, row in zip(infos, rows, strict=True) if (info.part, info.number) in current
+    tables = read_current(output, find_current(output))
+    return [row for table in tables for row in plain_rows(table)]
+
+
+def find_current(output: Folder) -> dict[str, np.ndarray]:
+    """The numbers of the rows that `compact` leaves, ascending, by file of the results."""
+    return {name: np.flatnonzero(rows) for name, rows in _is_current(output).items()}
+
+
+def _is_current(output: Folder) -> dict[str, np.ndarray]:
+    """Whether `compact` leaves a row, [n] for each file of the results.
+
+    17 bytes of each row are held, and the `_RowInfo` of those few that other rows may replace.
+    """
+    looks = {name: _look(table) for name, table in read_parts(output, INFO_COLUMNS)}
+    if not looks:
+        return {}
+    looked = np.concatenate(list(looks.values()))
+    hashes, counts = np.unique(looked["edit"], return_counts=True)
+    repeated = hashes[counts > 1]
+    without_edit_id = np.unique(looked["video"][~looked["has_edit_id"]])
+    del looked, hashes, counts
+    unsure = {
+        name: np.isin(look["edit"], repeated) | np.isin(look["video"], without_edit_id)
+        for name, look in looks.items()
+    }
+    infos = [
+        _RowInfo.of(name, int(number), row)
+        for name, rows in unsure.items()
+        if rows.any()
+        for number, row in zip(np.flatnonzero(rows), _info_rows(output, name, rows), strict=True)
     ]
+    current = {name: ~rows for name, rows in unsure.items()}
+    for info in _current(infos):
+        current[info.part][info.number] = True
+    return current
+
+
+def read_current(
+    output: Folder,
+    current: Mapping[str, np.ndarray],
+    wanted: Callable[[pa.Field], bool] = lambda field: True,
+) -> Iterator[pa.Table]:
+    """The rows that `find_current` found, in tables of at most `ROWS_AT_ONCE` rows.
+
+    Args:
+        wanted: which columns.
+    """
+    for name, numbers in current.items():
+        with open_part(output, name) as file:
+            columns = [field.name for field in file.schema_arrow if wanted(field)]
+            start = 0
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
+                low, high = np.searchsorted(numbers, (start, start + batch.num_rows))
+                table = pa.Table.from_batches([batch])
+                if high - low < batch.num_rows:
+                    table = table.take(pa.array(numbers[low:high] - start))
+                if table.num_rows:
+                    yield table
+                start += batch.num_rows
+
+
+_LOOK = np.dtype([("edit", "<u8"), ("video", "<u8"), ("has_edit_id", "?")])
+# two hashes of 64 bits that are alike by chance only make their rows be compared as texts
+
+
+def _look(table: pa.Table) -> np.ndarray:
+    """What tells whether another row may replace a row, [n] of `_LOOK`."""
+    look = np.zeros(table.num_rows, _LOOK)
+    columns = [table[name].to_pylist() for name in ("video_id", "edit_id", "error_code", "video")]
+    for at, (video_id, edit_id, code, video) in enumerate(zip(*columns, strict=True)):
+        repeated = code == ErrorCode.DUPLICATE_VIDEO_ID
+        edit = f"{video_id}\0{edit_id}\0{video if repeated else ''}"
+        look[at] = (_hash(edit), _hash(str(video_id)), edit_id is not None)
+    return look
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def _info_rows(output: Folder, name: str, rows: np.ndarray) -> list[dict[str, Any]]:
+    with open_part(output, name) as file:
+        return file.read(columns=INFO_COLUMNS).filter(pa.array(rows)).to_pylist()
 
 
 class _RowInfo(NamedTuple):
@@ -136,16 +210,16 @@ class _Copies:
         return first
 
 
-def _rewritten(output: Folder, indices: Mapping[str, Sequence[int]]) -> Iterator[pa.Table]:
+def _rewritten(output: Folder, current: Mapping[str, np.ndarray]) -> Iterator[pa.Table]:
     """The rows that stay, in tables of at least `ROWS_PER_FILE` rows but for the last.
 
     Args:
-        indices: of the rows that stay, by part.
+        current: whether a row stays, [n] for each file.
     """
     tables: list[pa.Table] = []
     count = 0
     for name, table in read_parts(output):
-        rows = table.take(pa.array(indices.get(name, ()), pa.int64()))
+        rows = table.filter(pa.array(current[name]))
         tables.append(rows)
         count += rows.num_rows
         if count >= ROWS_PER_FILE:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.results.schema import join_tables, to_parquet
+from pipeline.errors import Unreadable
 from pipeline.storage import Folder
 
 FOLDER = "results"
@@ -96,8 +98,30 @@ def read_parts(
     """The files of the results, oldest run first: the name of each and its rows."""
     for name in output.list(FOLDER):
         if name.endswith(".parquet"):
-            data = pa.BufferReader(output.read(name))
-            yield name, pq.ParquetFile(data).read(columns=list(columns) if columns else None)
+            with open_part(output, name) as file:
+                yield name, file.read(columns=list(columns) if columns else None)
+
+
+@contextmanager
+def open_part(output: Folder, name: str) -> Iterator[pq.ParquetFile]:
+    """A file of the results, to read its rows in the block.
+
+    Raises:
+        Unreadable: the file is damaged or gone; so is what the block raises where it reads.
+    """
+    try:
+        yield pq.ParquetFile(pa.BufferReader(output.read(name)))
+    except FileNotFoundError as error:
+        raise Unreadable(
+            f"results {output.uri}/{name}: are gone: a run that ended meanwhile has put its "
+            "results together; run the same command again"
+        ) from error
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+        raise Unreadable(
+            f"results {output.uri}/{name}: cannot be read: {reason}. Restore the file, or remove "
+            "it: the edits that it lists are made again then"
+        ) from error
 
 
 class _Outcomes(NamedTuple):

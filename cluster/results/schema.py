@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +36,34 @@ def to_parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows as plain values, and as text where Python cannot hold one.
+
+    That is the year 10000, and a string of other bytes than UTF-8.
+    """
+    columns = [plain_values(table[name]) for name in table.column_names]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def plain_values(column: pa.ChunkedArray) -> list[Any]:
+    """The values of a column as `plain_rows` has them."""
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError):
+        return [_plain(value) for value in column]
+
+
+def _plain(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        if pa.types.is_nested(value.type):
+            return "a value with bytes that are not UTF-8"
+        return value.as_buffer().to_pybytes().decode(errors="backslashreplace")
+    except (ValueError, OverflowError):
+        return " ".join(str(pa.array([value], value.type)).split()).strip("[ ]")
+
+
 def _as_declared(table: pa.Table) -> pa.Table:
     """A table with the declared types; structs, which `concat_tables` merges by name, stay."""
     fields = [
@@ -64,5 +93,5 @@ def _has_common_type(tables: Sequence[pa.Table], name: str) -> bool:
 def _as_text(table: pa.Table, name: str) -> pa.Table:
     if name not in table.column_names:
         return table
-    texts = [value if value is None else str(value) for value in table[name].to_pylist()]
+    texts = [value if value is None else str(value) for value in plain_values(table[name])]
     return table.set_column(table.column_names.index(name), name, pa.array(texts, pa.string()))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
 
 from cluster.ranks.messages import Answer
-from cluster.results.schema import SCHEMA
+from cluster.results.schema import SCHEMA, plain_rows
 from pipeline.errors import ErrorCode
 from pipeline.records import EditSpec, InversionResult, VideoSpec, arrow_schema, from_dict
 
@@ -52,6 +52,7 @@ class VideoWork(VideoSpec):
         video: None where a refused row has none.
         inversion_result: what came of its inversion.
         pending_edits: how many of the video's edits are pending; a unit of work has some of them.
+        left_pending: how many pending edits of the video this run does not take.
         error_code, error: why nothing of it can be made.
         attempts: how often its group was asked.
     """
@@ -60,6 +61,7 @@ class VideoWork(VideoSpec):
     edits: tuple[EditWork, ...] = ()
     inversion_result: InversionResult | None = None
     pending_edits: int = 0
+    left_pending: int = 0
     error_code: ErrorCode | None = None
     error: str | None = None
     attempts: int = 0
@@ -109,6 +111,16 @@ def rebuilt(
     return out
 
 
-def row_digest(row: Mapping[str, Any]) -> str:
-    """What tells two manifest rows apart."""
+def manifest_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The manifest's own columns of a table's rows, as plain values.
+
+    Not the passthrough columns: they may hold what Python cannot, such as the year 10000.
+    """
+    names = [field.name for field in fields(VideoSpec) if field.name in table.column_names]
+    return plain_rows(table.select(names)) if names else [{} for _ in range(table.num_rows)]
+
+
+def row_digest(table: pa.Table, place: int) -> str:
+    """What tells two manifest rows apart: a hash of all columns of one row."""
+    (row,) = plain_rows(table.slice(place, 1))
     return hashlib.sha256(json.dumps(row, sort_keys=True, default=repr).encode()).hexdigest()[:32]

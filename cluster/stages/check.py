@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +11,8 @@ import pyarrow as pa
 from cluster.job import Job
 from cluster.results.ledger import Keys, done_key
 from cluster.rows import EditFailure, check_row, default_id_of, default_video_id
-from cluster.stages.blocks import EditWork, VideoWork, rebuilt, row_digest
+from cluster.selection.entries import Selection, names_of
+from cluster.stages.blocks import EditWork, VideoWork, manifest_rows, rebuilt, row_digest
 from pipeline.errors import ErrorCode, RowError
 from pipeline.records import EditSpec, VideoSpec
 
@@ -26,26 +27,50 @@ class CheckRows:
     Args:
         done: the keys of edits that are not pending.
         repeated: for each `video_id` that several rows have, the digest of the first of them.
+        selection: the edits that the run takes; all of them by default.
     """
 
-    def __init__(self, job: Job, done: Keys, repeated: Mapping[str, str]) -> None:
-        self.job, self.done, self.repeated = job, done, repeated
+    def __init__(
+        self,
+        job: Job,
+        done: Keys,
+        repeated: Mapping[str, str],
+        selection: Selection | None = None,
+    ) -> None:
+        self.job, self.done, self.repeated, self.selection = job, done, repeated, selection
         self.job_fingerprint = job.fingerprint()
         self.seen: set[str] = set()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        videos, origins = [], []
-        for origin, row in enumerate(table.to_pylist()):
-            if work := self.work(row):
-                videos.append(work)
-                origins.append(origin)
-        return rebuilt(table, videos, origins)
+        work = list(self.work_of(table))
+        return rebuilt(table, [video for video, _ in work], [origin for _, origin in work])
 
-    def work(self, row: Row) -> VideoWork | None:
-        """What is to be done for a manifest row; None where everything is done."""
+    def work_of(self, table: pa.Table) -> Iterator[tuple[VideoWork, int]]:
+        """What is to be done for the rows of a table, and of which row each is."""
+        for origin, _, work in self.look(table):
+            if work:
+                yield work, origin
+
+    def look(self, table: pa.Table) -> Iterator[tuple[int, Row, VideoWork | None]]:
+        """Each row of a table with its number, and what is to be done for it.
+
+        That is None where all that the run takes of it is done.
+        """
+        for origin, row in enumerate(manifest_rows(table)):
+            work = self._work(row, partial(row_digest, table, origin))
+            yield origin, row, self.selection.part(work) if work and self.selection else work
+
+    def selected(self, row: Row) -> int:
+        """How many edits of a manifest row the run takes, done or not."""
+        if self.selection is None:
+            return len(row.get("edits") or ()) or 1
+        video_id, edits = names_of(row)
+        return sum(self.selection.takes(video_id, edit_id) for edit_id in edits)
+
+    def _work(self, row: Row, digest: Callable[[], str]) -> VideoWork | None:
         try:
             checked = check_row(row, base=self.job.base)
-            self._refuse_repeated(str(checked.video.video_id), row)
+            self._refuse_repeated(str(checked.video.video_id), digest)
         except RowError as error:
             return _refused(row, error)
         video = checked.video
@@ -53,20 +78,19 @@ class CheckRows:
         edits += [_refused_edit(failure) for failure in checked.failures]
         if not edits:
             return None
-        values = {name: getattr(video, name) for name in asdict(video)}
-        return VideoWork(**values | {"edits": tuple(edits)})
+        return VideoWork(**vars(video) | {"edits": tuple(edits)})  # asdict would copy the edits
 
     def _pending(self, video: VideoSpec, edit: EditSpec) -> EditWork | None:
         """An edit with its fingerprint; None where it is done."""
         fingerprint = self.job.edit_fingerprint(self.job_fingerprint, video, edit)
         if done_key(str(video.video_id), str(edit.edit_id), fingerprint) in self.done:
             return None
-        return EditWork(**asdict(edit), fingerprint=fingerprint)
+        return EditWork(**vars(edit), fingerprint=fingerprint)
 
-    def _refuse_repeated(self, video_id: str, row: Row) -> None:
+    def _refuse_repeated(self, video_id: str, digest: Callable[[], str]) -> None:
         if video_id not in self.repeated:
             return
-        first = self.repeated[video_id] == row_digest(row) and video_id not in self.seen
+        first = self.repeated[video_id] == digest() and video_id not in self.seen
         if not first:
             raise RowError(
                 ErrorCode.DUPLICATE_VIDEO_ID,

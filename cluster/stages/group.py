@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import NoReturn, Protocol
+from typing import ClassVar, NoReturn, Protocol, cast
 
 from cluster.job import Job
+from cluster.progress import Event
 from cluster.ranks.messages import Answer, Request, Start, Work
 from cluster.ranks.owner import (
     DeadlinePassed,
@@ -33,8 +34,8 @@ read may be back by then."""
 class Report(Protocol):
     """What the stages report to the driver beside their rows."""
 
-    def inverted(self, videos: int) -> None:
-        """So many videos were inverted, or found inverted."""
+    def happened(self, event: Event, times: int = 1) -> None:
+        """It is shown while the job runs."""
 
     def broken(self, reason: str) -> None:
         """The stage's ranks cannot work at all: the job is going to fail for this reason."""
@@ -51,6 +52,9 @@ class GroupStage:
         deadline_s: for one request.
         threads: of each rank on CPU.
     """
+
+    name: ClassVar[str]
+    """The stage's section of `cluster` in the settings."""
 
     def __init__(
         self,
@@ -84,6 +88,7 @@ class GroupStage:
         self.broken: Exception | None = None
         try:
             self.group.start()
+            self.report.happened(cast(Event, f"{self.name} ready"))
         except (GroupCannotStart, RankGroupFailed) as error:
             self.broken = error
 

@@ -18,6 +18,8 @@ from pipeline.records import InversionResult, from_dict
 class EncodePrompts(GroupStage):
     """Has every distinct prompt of a block encoded, where storage does not hold it yet."""
 
+    name = "prompts"
+
     def __init__(self, *args: Any) -> None:
         super().__init__("prompts", *args)
         self.encoded: set[str] = set()
@@ -36,11 +38,14 @@ class EncodePrompts(GroupStage):
                 videos = [v if v.error_code else v.failed(answer) for v in videos]
             else:
                 self.encoded.update(prompts)
+                self.report.happened("prompt encoded", len(prompts))
         return rebuilt(table, videos, range(len(videos)))
 
 
 class InvertVideos(GroupStage):
     """Inverts each row's video once, or finds its trajectory stored."""
+
+    name = "inversion"
 
     def __init__(self, *args: Any) -> None:
         super().__init__("edits", *args)
@@ -55,7 +60,7 @@ class InvertVideos(GroupStage):
             if answer.error_code:
                 videos[place] = video.failed(answer)
             else:
-                self.report.inverted(1)
+                self.report.happened("video inverted")
                 inversion = from_dict(InversionResult, answer.result)
                 videos[place] = replace(video, inversion_result=inversion)
         return rebuilt(table, videos, range(len(videos)))

@@ -22,6 +22,8 @@ QUARANTINED = (ErrorCode.RANK_DIED, ErrorCode.DEADLINE)
 class ReconstructEdits(GroupStage):
     """Makes the edits of a unit, and turns every row into its results."""
 
+    name = "reconstruction"
+
     def __init__(self, *args: Any) -> None:
         super().__init__("edits", *args)
 
@@ -71,6 +73,7 @@ class ReconstructEdits(GroupStage):
             never
             and video.inversion_result
             and video.pending
+            and not video.left_pending
             and all(r.status == "ok" for r in made)
         ):
             folder = f"trajectories/{video.inversion_result.trajectory}"

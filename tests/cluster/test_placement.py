@@ -1,13 +1,11 @@
 """Where a job's actors go, and which clusters are too small for it."""
 
-import socket
 from typing import Any
 
 import pytest
 
-from cluster import placement
 from cluster.job import CannotRun
-from cluster.placement import Placement, place, start_ray
+from cluster.placement import Placement, place
 from cluster.settings import GroupSettings, PromptSettings
 from tests.cluster.test_stages import a_job
 
@@ -77,62 +75,3 @@ def test_each_group_needs_room_on_one_node(
 def test_a_group_of_cpu_ranks_needs_room_on_one_node_too() -> None:
     with pytest.raises(CannotRun, match="takes 4 CPUs of one node.* the largest node has 3"):
         place(a_job(inversion=FOUR), [{"CPU": 3.0}] * 3, slots=8)
-
-
-class FakeRay:
-    """Ray where nothing runs: it keeps what `init` was asked, and has the nodes given to it."""
-
-    def __init__(self, nodes: list[dict[str, Any]]) -> None:
-        self.asked: dict[str, Any] = {}
-        self._nodes = nodes
-
-    def is_initialized(self) -> bool:
-        return False
-
-    def init(self, **options: Any) -> None:
-        self.asked = options
-
-    def nodes(self) -> list[dict[str, Any]]:
-        return self._nodes
-
-
-@pytest.fixture
-def fake_ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
-    dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
-    ray = FakeRay([dead, {"Alive": True, "Resources": {"CPU": 8.0}}])
-    monkeypatch.setattr(placement, "ray", ray)
-    return ray
-
-
-@pytest.mark.parametrize("address", [None, "", "local"])
-def test_without_an_address_a_cluster_is_started_whatever_runs_on_this_machine(
-    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch, address: str | None
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    if address is not None:
-        monkeypatch.setenv("RAY_ADDRESS", address)
-    assert start_ray(a_job()) == Placement("cpu", 0.0), "a dead node was counted"
-    assert fake_ray.asked["address"] == "local"
-    assert fake_ray.asked["num_cpus"] >= 5
-
-
-def test_the_cluster_at_a_given_address_is_joined_as_it_is(
-    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as head:
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{head.getsockname()[1]}")
-        start_ray(a_job())
-    assert fake_ray.asked.keys().isdisjoint({"address", "num_cpus", "include_dashboard"})
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
-def test_an_address_where_no_cluster_is_is_named_with_the_way_out(
-    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch, address: str
-) -> None:
-    def nobody(**_: Any) -> None:
-        raise ConnectionError("nobody is there")
-
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    monkeypatch.setattr(fake_ray, "init", nobody)
-    with pytest.raises(CannotRun, match=f"RAY_ADDRESS is '{address}'.*unset RAY_ADDRESS"):
-        start_ray(a_job())

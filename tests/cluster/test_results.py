@@ -1,5 +1,7 @@
 """Results are the ledger: what is done, what is newest, and what a crash leaves behind."""
 
+import random
+import tracemalloc
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -161,6 +163,20 @@ def test_one_file_of_distinct_edits_is_left_as_it_is(tmp_path: Path) -> None:
     assert output.list("results") == before
 
 
+def test_compaction_holds_little_of_each_row(tmp_path: Path) -> None:
+    """What is compared of 10^7 rows has to fit; as Python objects they took 0.8 kB each."""
+    output, parts, rows = Folder(str(tmp_path)), 20, 500
+    for run in range(parts):
+        made = [a_result(f"video-{run}-{n}", "a") for n in range(rows)]
+        store(output, f"r{run:02d}", *made)
+    tracemalloc.start()
+    compact(output, "r99")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(output.list("results")) == 1
+    assert peak < 300 * parts * rows
+
+
 def test_refused_rows_of_one_run_all_stay_though_they_have_the_same_ids(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
     nameless = a_result(None, None, "failed", run="r1", fingerprint=None)
@@ -269,6 +285,31 @@ def test_the_current_rows_are_those_that_compaction_leaves(tmp_path: Path) -> No
     assert [row["edit_id"] for row in before] == ["b", "a", "c"]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_current_rows_are_those_of_compaction_whatever_was_refused(
+    tmp_path: Path, seed: int
+) -> None:
+    """Rows with the same ids, with none, refused, and copied by a compaction that was killed."""
+    output, draw = Folder(str(tmp_path)), random.Random(seed)
+    for run in range(4):
+        rows = []
+        for _ in range(draw.randint(1, 12)):
+            refused = draw.choice((None, None, None, "no_edits", "duplicate_video_id"))
+            values = {"error_code": refused, "fingerprint": None} if refused else {}
+            edit = draw.choice((None, "a", "b")) if refused else draw.choice("abc")
+            video = draw.choice(("v", "w", None) if refused else ("v", "w", "x"))
+            where = draw.choice(("1.mp4", "2.mp4"))
+            minute = run if draw.random() < 0.8 else 0
+            row = a_result(video, edit, minute=minute, run=f"r{run}", **values)
+            rows.append(row | {"video": where})
+        store(output, f"r{run}", *rows)
+        if draw.random() < 0.5:
+            store(output, f"r{run}-copy", *rows)
+    before = current_rows(output)
+    compact(output, "r9")
+    assert before == current_rows(output) == all_rows(output)
+
+
 def test_the_columns_are_those_of_the_record() -> None:
     assert SCHEMA.names == [field.name for field in fields(EditResult)]
     assert SCHEMA.field("frames").type == SCHEMA.field("attempts").type == pa.int64()
@@ -319,3 +360,17 @@ def test_rows_without_a_fingerprint_alone_leave_nothing_done(tmp_path: Path) -> 
     assert len(read_done(output)) == 0
     store(output, "r1", a_result(None, None, "failed", fingerprint=None))
     assert len(read_done(output)) == 0
+
+
+def test_an_edit_of_a_video_that_moved_replaces_the_one_before(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    store(output, "r1", a_result("v", "a") | {"video": "old/v.mp4"})
+    store(output, "r2", a_result("v", "a", minute=5) | {"video": "new/v.mp4"})
+    assert [row["video"] for row in current_rows(output)] == ["new/v.mp4"]
+
+
+def test_a_refused_row_of_an_older_run_goes_where_it_is_refused_again(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    for minute, run in enumerate(("r1", "r2")):
+        store(output, run, a_result("v", "a", "failed", minute, fingerprint=None, run=run))
+    assert [row["run"] for row in current_rows(output)] == ["r2"]

@@ -1,6 +1,7 @@
 """The stages with real rank processes that hold no model: every row comes out, whatever happens."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from cluster.stages import group as stages
 from cluster.stages.check import CheckRows
 from cluster.stages.invert import EncodePrompts, FanOut, InvertVideos
 from cluster.stages.reconstruct import ReconstructEdits
+from jobs.manifest.checks import check_manifest
 from jobs.manifest.writing import write_manifest
 from pipeline.settings import EditingSettings, Reconstruction, TrajectorySettings
 from tests.cluster.ranks.test_owner import COMMAND
@@ -60,10 +62,11 @@ class Reports:
     """A report that a test reads."""
 
     def __init__(self) -> None:
+        self.events: Counter[str] = Counter()
         self.reasons: list[str] = []
 
-    def inverted(self, videos: int) -> None:
-        pass
+    def happened(self, event: str, times: int = 1) -> None:
+        self.events[event] += times
 
     def broken(self, reason: str) -> None:
         self.reasons.append(reason)
@@ -120,6 +123,17 @@ def test_a_row_goes_through_all_stages_and_keeps_the_manifests_other_columns(sta
         assert row["metrics"]["flicker"] == 0.5
         assert list(row)[: len(SCHEMA.names)] == SCHEMA.names
         assert row["timings"]["reconstruct"] == 3.0
+
+
+def test_what_happens_is_reported_as_it_happens(stage: Any) -> None:
+    job = a_job()
+    prompts, invert = stage(EncodePrompts, job), stage(InvertVideos, job)
+    reconstruct = stage(ReconstructEdits, job)
+    work = prompts(checked([a_row("a", "red", "blue"), a_row("b", "red")], job))
+    assert prompts.report.events == {"prompts ready": 1, "prompt encoded": 3}  # and the empty one
+    through(work, invert, FanOut(job), reconstruct)
+    assert invert.report.events == {"inversion ready": 1, "video inverted": 2}
+    assert reconstruct.report.events == {"reconstruction ready": 1}
 
 
 def test_a_group_is_asked_for_all_that_a_row_says_and_for_nothing_else(
@@ -397,10 +411,11 @@ def test_a_changed_setting_makes_an_edit_stale_and_a_measuring_one_does_not() ->
 def test_the_scan_counts_rows_and_edits_and_finds_ids_that_repeat(tmp_path: Path) -> None:
     rows = [a_row("a", "red", "blue"), a_row("b"), {**a_row("c"), "video_id": "a"}]
     write_manifest(rows, str(tmp_path / "m.parquet"))
-    scan = scan_manifest([str(tmp_path / "m.parquet")])
+    files = check_manifest(str(tmp_path / "m.parquet")).files
+    scan = scan_manifest(files)
     assert (scan.videos, scan.edits, set(scan.repeated)) == (3, 4, {"a"})
     check = CheckRows(a_job(), Keys.of([]), scan.repeated)
-    assert count_pending([str(tmp_path / "m.parquet")], check) == 4
+    assert count_pending(files, check) == 4
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -409,7 +424,7 @@ def test_of_rows_with_one_id_the_manifests_first_is_edited_in_whatever_order_the
 ) -> None:
     rows = [a_row("a", "red"), {**a_row("c"), "video_id": "a"}, a_row("a", "red")]
     write_manifest(rows, str(tmp_path / "m.parquet"))
-    repeated = scan_manifest([str(tmp_path / "m.parquet")]).repeated
+    repeated = scan_manifest(check_manifest(str(tmp_path / "m.parquet")).files).repeated
     import pyarrow.parquet as pq
 
     table = pq.read_table(tmp_path / "m.parquet").take([0, 1, 2][::order])

@@ -14,21 +14,22 @@ from typing import Any
 
 import av
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 import yaml
 
 import jobs.demo
+from cluster.manifest import carried, convert
+from cluster.results.compaction import current_rows
 from cluster.results.ledger import read_parts
 from jobs.cli import EXIT_CANNOT_RUN, EXIT_DONE, EXIT_SOME_FAILED, app
 from jobs.manifest.writing import write_manifest
-from jobs.prepare import manifest_folder
 from pipeline.media.encoding import write_clip
 from pipeline.records import Metrics, Timings
 from pipeline.storage import Folder
 from tests.drawn_videos import draw_sound
-
-pytestmark = pytest.mark.ray
+from tests.in_process import run_in_process
 
 SMALL: dict[str, Any] = {
     "video": {"height": 32, "width": 32, "frames": 5},
@@ -37,7 +38,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """One local cluster for all jobs of the session."""
     from cluster import quiet  # noqa: F401
@@ -46,6 +47,15 @@ def cluster() -> Iterator[None]:
     ray.init(num_cpus=7, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def where_jobs_run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the cluster if a test is marked with `ray`, else in this process."""
+    if request.node.get_closest_marker("ray"):
+        request.getfixturevalue("cluster")
+    else:
+        run_in_process(monkeypatch)
 
 
 def a_video(path: Path, frames: int = 6, height: int = 40, width: int = 56, shade: int = 0) -> str:
@@ -63,20 +73,24 @@ def a_row(video: str, *prompts: str, **values: Any) -> dict[str, Any]:
 
 
 def run(
-    folder: Path, rows: list[dict[str, Any]], name: str = "manifest.parquet", **sections: Any
+    folder: Path,
+    rows: list[dict[str, Any]],
+    name: str = "manifest.parquet",
+    options: tuple[str, ...] = (),
+    **sections: Any,
 ) -> int:
     write_manifest(rows, f"{folder}/{name}")
     values = {**SMALL, "manifest": f"{folder}/{name}", "output": f"{folder}/out"}
     for key, section in sections.items():
         values[key] = {**values.get(key, {}), **section} if isinstance(section, dict) else section
-    return retake_run(folder, values)
+    return retake_run(folder, values, *options)
 
 
-def retake_run(folder: Path, values: dict[str, Any]) -> int:
+def retake_run(folder: Path, values: dict[str, Any], *options: str) -> int:
     """`retake run` in this process; returns its exit status."""
     job = folder / "job.yaml"
     job.write_text(yaml.safe_dump(values))
-    return app(["run", str(job)], standalone_mode=False)
+    return app(["run", str(job), *options], standalone_mode=False)
 
 
 def results(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -94,6 +108,7 @@ def frames_of(data: bytes) -> tuple[int, int, int, float]:
         return len(frames), *frames[0].shape[:2], float(rate)
 
 
+@pytest.mark.ray
 def test_a_job_is_done_once_and_then_only_what_is_pending(tmp_path: Path) -> None:
     rows = [
         a_row(a_video(tmp_path / "a.mp4"), "red", "blue", video_id="a", split="train"),
@@ -134,6 +149,28 @@ def test_a_job_is_done_once_and_then_only_what_is_pending(tmp_path: Path) -> Non
     assert all(row["forwards"]["inversion"] == 0 for row in third.values())
 
 
+def test_runs_of_a_part_do_the_part_and_leave_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [a_row("a.mp4", "red", "blue", video_id=v, split=v * 2) for v in ("a", "b", "c")]
+    a_video(tmp_path / "a.mp4")
+    until_done = {"trajectory": {"keep": "until_done"}}
+    assert run(tmp_path, rows, options=("--only", "b/red"), **until_done) == EXIT_DONE
+    assert set(results(tmp_path)) == {("b", "red")}
+    assert "this run takes 1 video with 1 pending edit; done before: 0" in (capsys.readouterr().out)
+    assert run(tmp_path, rows, options=("--limit", "2"), **until_done) == EXIT_DONE
+    done = results(tmp_path)
+    assert set(done) == {("a", "red"), ("a", "blue"), ("b", "red"), ("b", "blue")}
+    assert done["b", "blue"]["split"] == "bb"
+    assert done["b", "blue"]["forwards"]["inversion"] == 0, "its trajectory was deleted"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "this run takes 2 videos with 3 pending edits; done before: 1" in printed
+    assert "edits done 3 edits failed 0 done before 1" in printed
+    assert run(tmp_path, rows, options=("--only", "a"), **until_done) == EXIT_DONE
+    assert "nothing that this run takes is pending" in capsys.readouterr().out
+    assert list((tmp_path / "out/trajectories").iterdir())
+
+
 def test_a_result_row_has_the_whole_certificate_and_what_each_part_took(tmp_path: Path) -> None:
     rows = [a_row(a_video(tmp_path / "a.mp4"), "red", video_id="a")]
     assert run(tmp_path, rows, inversion={"vae_psnr": True, "round_trip": True}) == EXIT_DONE
@@ -144,6 +181,7 @@ def test_a_result_row_has_the_whole_certificate_and_what_each_part_took(tmp_path
     assert row["gpu_seconds"] == 0.0
 
 
+@pytest.mark.ray
 def test_twelve_bad_rows_of_forty_cost_only_themselves(tmp_path: Path) -> None:
     good = [
         a_row(a_video(tmp_path / f"{i}.mp4", shade=i), "red", video_id=f"v{i}") for i in range(28)
@@ -183,6 +221,40 @@ def test_twelve_bad_rows_of_forty_cost_only_themselves(tmp_path: Path) -> None:
     assert not (tmp_path.parent / "evil").exists()
 
 
+def test_a_run_says_what_it_does_what_failed_and_what_to_do_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        a_row(a_video(tmp_path / "a.mp4"), "red", "blue", video_id="a"),
+        a_row("nowhere.mp4", "red", video_id="b"),
+    ]
+    assert run(tmp_path, rows) == EXIT_SOME_FAILED
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"job      {tmp_path}/job.yaml"
+    assert any(" ".join(line.split()) == "manifest 2 videos, 3 edits" for line in lines)
+    phases = [line.split(":")[0].split(",")[0] for line in lines[1:]]
+    known = ("checking", "comparing", "starting Ray", "loading", "editing", "tidying")
+    assert [p for p in phases if p.startswith(known)] == [
+        "checking the job",
+        "comparing the manifest with the results",
+        "starting Ray",
+        "loading",
+        "editing",
+        "tidying up",
+    ]
+    (failed,) = [line for line in lines if line.startswith("  b/red  video_not_found  ")]
+    assert "nowhere.mp4" in failed
+    assert lines[-1] == f"gallery  retake report {tmp_path}/out"
+
+    a_video(tmp_path / "nowhere.mp4")
+    assert run(tmp_path, rows) == EXIT_DONE
+    text = capsys.readouterr().out
+    assert "starting Ray, 1 edit to make" in text
+    assert "done before      2" in text
+    assert "failed:" not in text
+
+
+@pytest.mark.ray
 def test_a_video_that_hangs_is_quarantined_and_the_next_one_is_edited(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "hangs.mp4")  # reading it waits for a writer that never comes
     rows = [
@@ -219,13 +291,6 @@ def test_a_job_that_cannot_run_is_refused_with_every_problem(
     assert not list((tmp_path / "out").glob("**/*.parquet"))
 
 
-def test_relative_videos_are_relative_to_the_folder_that_is_the_manifest(tmp_path: Path) -> None:
-    folder, file = str(tmp_path / "parquet"), str(tmp_path / "parquet/0.parquet")
-    assert manifest_folder(folder, (file,)) == folder
-    assert manifest_folder(file, (file,)) == folder
-    assert manifest_folder("s3://b/m.parquet", ("s3://b/m.parquet",)) == "s3://b"
-
-
 def test_storage_that_refuses_is_a_problem_of_the_job(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +304,7 @@ def test_storage_that_refuses_is_a_problem_of_the_job(
     values = {"manifest": f"{tmp_path}/m.parquet", "output": f"{tmp_path}/out"}
     assert retake_run(tmp_path, values) == EXIT_CANNOT_RUN
     shown = capsys.readouterr().err
-    assert "checkpoint embedded: cannot be read: RuntimeError: no keys" in shown
+    assert "checkpoint 'embedded': cannot be read: RuntimeError: no keys" in shown
     assert "m.parquet: its rows cannot be read" in shown
 
 
@@ -254,6 +319,7 @@ def test_a_run_that_finds_nothing_pending_tidies_up_after_a_killed_one(tmp_path:
     assert output.list("trajectories") == []
 
 
+@pytest.mark.ray
 def test_a_checkpoint_that_does_not_load_ends_the_job_with_its_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -268,6 +334,7 @@ def test_a_checkpoint_that_does_not_load_ends_the_job_with_its_reason(
     assert "down_block_type" in shown
 
 
+@pytest.mark.ray
 def test_a_cluster_that_is_too_small_is_refused_with_the_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -312,6 +379,7 @@ def test_the_same_seed_makes_the_same_bytes_in_whatever_order_the_rows_come(
     assert made[0]() == made[1]()
 
 
+@pytest.mark.ray
 @pytest.mark.distributed
 def test_two_ranks_make_the_edits_of_one(tmp_path: Path) -> None:
     pair = {"gpus": 2, "ulysses": 2}
@@ -338,3 +406,29 @@ def test_two_ranks_make_the_edits_of_one(tmp_path: Path) -> None:
         assert one == pytest.approx(two, rel=1e-3, abs=1e-4)
     for one, two in zip(shown["one"], shown["two"], strict=True):
         assert (one.int() - two.int()).abs().float().mean() < 2
+
+
+def test_columns_of_every_type_and_of_folders_reach_the_results(tmp_path: Path) -> None:
+    from tests.cluster.test_manifest import KINDS, a_column, stored
+
+    columns = {f"column {name}": a_column(name) for name in KINDS}
+    videos = [a_video(tmp_path / "m/0.mp4"), "nothing-is-asked-of-it.mp4"]
+    edits = pa.array([[{"prompt": prompt, "edit_id": "red"}] for prompt in ("red", " ")])
+    table = pa.table({"video": videos, "video_id": ["v0", "v1"], "edits": edits, **columns})
+    stored(tmp_path / "m/seed=3/split=train/0.parquet", table)
+    more = table.set_column(1, "video_id", pa.array(["v2", "v3"]))
+    more = more.set_column(2, "edits", pa.array([[{"prompt": " ", "edit_id": "red"}]] * 2))
+    stored(tmp_path / "m/seed=4/split=valid/0.parquet", more)
+    stored(tmp_path / "m/seed=9/split=test/0.parquet", pa.table({"video": pa.array([], "f8")}))
+    job = {**SMALL, "manifest": f"{tmp_path}/m", "output": f"{tmp_path}/out"}
+    assert retake_run(tmp_path, job) == EXIT_SOME_FAILED
+
+    made = pa.concat_tables(part for _, part in read_parts(Folder(f"{tmp_path}/out")))
+    made = made.take(pc.sort_indices(made["video_id"]))
+    assert made["status"].to_pylist() == ["ok", "failed", "failed", "failed"]
+    assert made["split"].to_pylist() == ["train", "train", "valid", "valid"]
+    for name, column in columns.items():
+        found, expected = made[name].take([0, 1]).combine_chunks(), carried(column.type)
+        assert found.equals(convert(column, expected).cast(found.type)), name
+    far = {row["video_id"]: row["column far"] for row in current_rows(Folder(f"{tmp_path}/out"))}
+    assert (far["v2"], far["v3"]) == (far["v0"], far["v1"]) == ("10000-01-01 00:00:00.000", None)

@@ -110,7 +110,7 @@ def obey(op: str, text: str | None, rank: str | None, others: str | None) -> dic
         print("the end of a log", file=sys.stderr)
         os.kill(os.getpid(), signal.SIGKILL)
     if op == "exit":
-        os._exit(7)
+        os._exit(int(text or 1))
     if op == "hang":
         time.sleep(3600)
     if op in ERRORS:

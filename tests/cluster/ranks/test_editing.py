@@ -17,7 +17,7 @@ from cluster.ranks.edit_video import edit_video
 from cluster.ranks.editing import ALGORITHM, RankEditor, prompt_store
 from cluster.ranks.invert_video import invert_video
 from pipeline.errors import ErrorCode, RowError
-from pipeline.media.decoding import read_clip
+from pipeline.media.decoding import Clip, read_clip
 from pipeline.media.encoding import write_clip
 from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
 from pipeline.model.text_encoder import encode_prompt
@@ -198,6 +198,36 @@ def test_a_metric_that_is_asked_for_later_is_computed_from_what_is_stored(
     fresh = invert_video(a_rank(replace(asked, output=str(tmp_path / "new"))), request_)
     assert known(later.metrics) == pytest.approx(known(fresh.metrics), rel=1e-2, abs=1e-3)
     assert invert_video(a_rank(asked), request_).forwards == 0
+
+
+def test_the_key_of_a_trajectory_is_the_one_of_older_versions(tmp_path: Path) -> None:
+    """Another key for the same trajectory would invert every video of every job once more."""
+    rank = a_rank(
+        EditingSettings(
+            checkpoint="embedded", output=str(tmp_path / "out"), inversion=Inversion(steps=4)
+        )
+    )
+    rank.editor.info = replace(rank.editor.info, fingerprint="f" * 16)
+    clip = Clip(torch.zeros(9, 32, 48, 3, dtype=torch.uint8), 8.0, 8.0, 9, 32, 48, "c" * 64)
+    assert (
+        rank.trajectory_key(VideoSpec("clip.mp4", "clip"), clip)
+        == "ca4068731a06fe60507ec5adf6aba512"
+    )
+    asked = VideoSpec("clip.mp4", "clip", start_frame=1, fps=4.0, seed=3)
+    assert rank.trajectory_key(asked, clip) == "3b1a91e7a456b45d5fabe81bd0f58610"
+    sampled = replace(rank.settings, inversion=Inversion(steps=4, posterior="sample"))
+    rank.settings = sampled
+    assert rank.trajectory_key(asked, clip) == "41aec3b97d0ba63a2e00f4e899f78a26"
+
+
+def test_frames_that_older_versions_read_otherwise_have_a_key_of_their_own(
+    settings: EditingSettings, request_: VideoSpec
+) -> None:
+    rank = a_rank(settings)
+    clip = rank.read(request_)
+    assert not clip.variant
+    other = rank.trajectory_key(request_, replace(clip, variant="stream 1"))
+    assert other != rank.trajectory_key(request_, clip)
 
 
 def test_what_determines_a_trajectory_changes_its_key_and_nothing_else_does(
@@ -525,7 +555,7 @@ def test_the_public_api_edits_one_video(checkpoint: Path, tmp_path: Path) -> Non
     assert not _equal(videos)
     editor.write(tmp_path / "red.mp4", videos[0], fps=clip.fps)
     assert (tmp_path / "red.mp4").stat().st_size > 0
-    with pytest.raises(ValueError, match="need level 3; the trajectory reaches 2"):
+    with pytest.raises(ValueError, match="needs level 3 of .*; the trajectory reaches level 2"):
         editor.reconstruct(trajectory, ["a red fox"], Reconstruction(start="inverted"))
 
 

@@ -61,11 +61,6 @@ def test_a_rank_that_dies_ends_the_group_and_the_next_request_starts_another(
     assert group.starts == 2
 
 
-def test_an_exit_status_is_named(group: RankGroup) -> None:
-    with pytest.raises(RankDied, match="exit status 7"):
-        group.request(Command("exit"), 30)
-
-
 def test_a_rank_that_hangs_misses_the_deadline_and_is_killed(group: RankGroup) -> None:
     group.request(Command("echo"), 30)
     pids = group.pids()
@@ -191,3 +186,20 @@ def test_ranks_end_with_their_owner_even_when_it_is_killed() -> None:
     while any(is_running(pid) for pid in pids):
         assert time.monotonic() < until, "ranks outlived their owner"
         os.sched_yield()
+
+
+def test_a_rank_that_died_between_two_requests_is_told_from_a_broken_socket(
+    group: RankGroup,
+) -> None:
+    group.request(Command("echo"), 30)
+    group._ranks[0].process.kill()
+    group._ranks[0].process.wait()
+    with pytest.raises(RankDied, match=r"rank 0 of 2 ended \(signal 9\)"):
+        group.request(Command("echo"), 30)
+    assert len(group.request(Command("echo"), 30)) == 2
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_an_exit_status_is_named(group: RankGroup, code: int) -> None:
+    with pytest.raises(RankDied, match=f"exit status {code}"):
+        group.request(Command("exit", text=str(code)), 30)

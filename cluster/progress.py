@@ -1,0 +1,62 @@
+"""How far a run has come: what the stages report, and what the driver passes on of it.
+
+These records lie between the graph and the display, so importing them costs no Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Event = Literal[
+    "prompts ready", "inversion ready", "reconstruction ready", "prompt encoded", "video inverted"
+]
+"""What a stage reports as it happens. The first three: a group of the stage is ready to work."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The rank groups of a stage.
+
+    Args:
+        stage: its section of the settings, `cluster.<stage>`.
+        ready: how many have loaded what they need.
+        total: how many the job has.
+    """
+
+    stage: str
+    ready: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An edit that has none, as its result row names it; `message` is the first line of many."""
+
+    video_id: str | None
+    edit_id: str | None
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How far a run has come; what was done before it is not counted.
+
+    Args:
+        groups: of each stage that has ranks.
+        prompts: encoded, or found encoded.
+        inverted: videos inverted, or found inverted.
+        edited, failed: edits.
+        errors: how many failed with each code.
+        failures: the first few of each code.
+    """
+
+    groups: tuple[Groups, ...] = ()
+    prompts: int = 0
+    inverted: int = 0
+    edited: int = 0
+    failed: int = 0
+    errors: Mapping[str, int] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()

@@ -1,0 +1,133 @@
+"""A job in this process: its graph without Ray, its ranks without processes of their own.
+
+It is for tests that ask what is made, refused and shown, where Ray changes nothing: the graph, its
+stages and the program of a rank are the real ones, and work through the rows one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.placement import Placement
+from cluster.ranks.messages import Answer, Start, parse_answer, parse_request, to_line
+from cluster.ranks.owner import GroupCannotStart
+from cluster.ranks.process import failure, plain, prepare, values_of
+
+Blocks = Callable[[], Iterator[pa.Table]]
+
+
+def run_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `retake run` work here until the test ends."""
+    from cluster import dataflow
+    from cluster.stages import group
+
+    monkeypatch.setattr(dataflow, "connected", lambda _: nullcontext(Placement("cpu", 0.0)))
+    monkeypatch.setattr(dataflow, "configure", lambda _: None)
+    monkeypatch.setattr(dataflow, "Events", Events)
+    monkeypatch.setattr(dataflow, "DriverReport", lambda tally: tally)
+    sources = {"read_parquet": read_parquet, "from_arrow": from_arrow, "range": numbers}
+    for name, read in sources.items():
+        monkeypatch.setattr(dataflow.ray.data, name, read)
+    monkeypatch.setattr(group, "RankGroup", Group)
+    for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_WORLD_SIZE", 1)):
+        monkeypatch.setenv(name, str(value))
+
+
+class Rows:
+    """Of `ray.data.Dataset` what the graph of a job uses."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks = blocks
+
+    def map_batches(
+        self,
+        stage: Callable[..., Any],
+        *,
+        batch_size: int | None,
+        fn_constructor_args: Sequence[Any] | None = None,
+        fn_args: Sequence[Any] = (),
+        **_: Any,
+    ) -> Rows:
+        def blocks() -> Iterator[pa.Table]:
+            work = stage if fn_constructor_args is None else stage(*fn_constructor_args)
+            for table in self.blocks():
+                for part in parts(table, batch_size or max(1, len(table))):
+                    made = work(part, *fn_args)
+                    yield from [made] if isinstance(made, pa.Table) else made
+
+        return Rows(blocks)
+
+    def repartition(self, *, target_num_rows_per_block: int) -> Rows:
+        return Rows(lambda: (p for t in self.blocks() for p in parts(t, target_num_rows_per_block)))
+
+    def iter_batches(self, **_: Any) -> Iterator[pa.Table]:
+        return self.blocks()
+
+
+def parts(table: pa.Table, rows: int) -> Iterator[pa.Table]:
+    return (table.slice(first, rows) for first in range(0, len(table), rows))
+
+
+def from_arrow(table: pa.Table) -> Rows:
+    return Rows(lambda: iter([table]))
+
+
+def numbers(count: int, **_: Any) -> Rows:
+    return from_arrow(pa.table({"id": range(count)}))
+
+
+def read_parquet(paths: Sequence[str], *, filesystem: Any, **_: Any) -> Rows:
+    return Rows(lambda: (pq.read_table(path, filesystem=filesystem) for path in paths))
+
+
+class Events:
+    """What the stages report, at once."""
+
+    def __init__(self) -> None:
+        self.tally = self
+        self.known: dict[str, int] = {}
+        self.reasons: list[str] = []
+
+    def happened(self, event: str, times: int = 1) -> None:
+        self.known[event] = self.known.get(event, 0) + times
+
+    def broken(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+    def so_far(self) -> Mapping[str, int]:
+        return self.known
+
+    at_the_end = so_far
+
+    def reason(self) -> str:
+        return next(iter(self.reasons), "")
+
+
+class Group:
+    """A `RankGroup` of one rank. Its messages are read as a rank reads them."""
+
+    failed_starts = 0
+
+    def __init__(self, command: Sequence[str], ranks: int, start: Start, **_: Any) -> None:
+        assert ranks == 1, "several ranks need processes: mark the test with `ray`"
+        self.start_message = start
+
+    def start(self) -> None:
+        try:
+            self.handle = prepare(self.start_message)
+        except Exception as error:
+            raise GroupCannotStart(f"{type(error).__name__}: {error}") from error
+
+    def request(self, message: Any, deadline_s: float) -> list[Answer]:
+        request = parse_request(to_line(message))
+        try:
+            answer = Answer(result=plain(self.handle[type(request)](**values_of(request))))
+        except Exception as error:
+            answer = failure(error)
+        return [parse_answer(to_line(answer))]
