@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -17,6 +19,7 @@ import fsspec
 import pyarrow as pa
 
 from cluster.results.schema import SCHEMA, to_parquet
+from jobs.report import write_report
 from pipeline.records import Metrics, Timings
 from pipeline.storage import Folder
 from tests.drawn_videos import draw, grays
@@ -117,6 +120,35 @@ def make_rows(videos: int, edits: int) -> list[dict]:
         metrics = {"flicker": number / 10_000, "motion_agreement": 1 - (number % 100) / 200}
         rows.append(make_row(**same, prompt=prompt, metrics=metrics))
     return rows
+
+
+def read_summary(output: str) -> dict[str, Any]:
+    page = Folder(output).read("report/index.html").decode()
+    found = re.search(r'<script type="application/json" id="summary">(.*?)</script>', page, re.S)
+    assert found
+    return json.loads(found[1])
+
+
+def read_data(output: str, name: str) -> Any:
+    """The values of a file of data, as the page's `retake` function gets them."""
+    script = Folder(output).read(f"report/data/{name}.js").decode()
+    assert script.startswith(f'retake("{name}",')
+    return json.loads(script.removeprefix(f'retake("{name}",').removesuffix(");\n"))
+
+
+def read_cards(output: str) -> list[dict[str, Any]]:
+    return [card for name in read_summary(output)["cards"] for card in read_data(output, name)]
+
+
+def read_column(output: str, name: str) -> Any:
+    return read_data(output, read_summary(output)["columns"][name])
+
+
+def report_of(rows: Sequence[dict], output: Path, **options: Any) -> str:
+    """The output folder of rows, with its report."""
+    write_rows(str(output), rows)
+    write_report(str(output), **options)
+    return str(output)
 
 
 @contextmanager

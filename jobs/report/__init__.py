@@ -3,7 +3,7 @@
 `write_report` reads `<output>/results/*.parquet` and `<output>/job.yaml`, and writes
 
     <output>/report/index.html                the page: summary, style and program
-    <output>/report/data/cards-*.js           the videos and their edits, 60 videos a file
+    <output>/report/data/cards-*.js           the videos and their edits, up to 60 videos a file
     <output>/report/data/column-*.js          one number (status, text) of every edit a file
 
 The page links to `../edits` and `../sources`, so it opens from a disk and from a bucket alike. Data
@@ -19,125 +19,102 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-import posixpath
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import resources
-from itertools import islice
+from itertools import accumulate
 from typing import Any
 
-import yaml
-
-from jobs.report.metrics import METRICS, describe, summarise
-from jobs.report.rows import Row, by_video, make_card, numbers_of, read_rows, shown
+from jobs.errors import WrongOption
+from jobs.jobfile.paths import absolute
+from jobs.report.gather import Gallery, link_to, read_job
+from jobs.report.read import as_json
 from pipeline.storage import Folder
 
-CARDS_PER_FILE = 60
-SCRIPTS = ("data.js", "player.js", "plots.js", "cards.js", "report.js")
+VIDEOS_IN_A_FILE = 60
+SAMPLE = 100_000
+FILES_AT_ONCE = 16
+EDITS_IN_LIST = 200  # names of edits to choose from; where there are more, search finds them
+SCRIPTS = (
+    "data.js", "player.js", "plots.js", "picks.js", "parquet.js", "cards.js", "large.js",
+    "controls.js", "keys.js", "report.js",
+)  # fmt: skip
 
 
-def write_report(output_uri: str) -> str:
+def write_report(output_uri: str, compare: str | None = None, sample: int = SAMPLE) -> str:
     """Write the report of a job, over an earlier one if there is one.
 
     Args:
         output_uri: the job's output folder, a path or any fsspec URI.
+        compare: the output folder of another run, whose edits are shown beside this one's.
+        sample: the most edits that the page shows; of more, some videos stand for all.
 
     Returns:
         Path or URI of the report's index.html.
 
     Raises:
-        JobError: the folder holds no results.
+        WrongOption: a `sample` below 1.
+        JobError: a folder holds no results, or no link leads from one to the other.
+        Unreadable: results are damaged, or were put together meanwhile.
     """
-    output = Folder(output_uri)
-    rows = read_rows(output)
-    videos = by_video(rows)
-    numbers = _numbers(rows)
-    states = Counter((row["status"], row["error_code"]) for row in rows)
-    files: dict[str, bytes] = {}
-    cards = _cards(videos, numbers)
-    summary = _summarise(rows, states, numbers) | {
-        "videos": len(videos),
-        "settings": _settings(output),
-        "cardsPerFile": CARDS_PER_FILE,
-        "cards": [
-            _add(files, "cards", cards[i : i + CARDS_PER_FILE])
-            for i in range(0, len(cards), CARDS_PER_FILE)
-        ],
-        "columns": {
-            name: _add(files, "column", values)
-            for name, values in _columns(rows, videos, list(states), numbers).items()
-        },
+    if sample < 1:
+        raise WrongOption(f"--sample {sample}: expected a number of edits, 1 or more")
+    output, other = (Folder(absolute(one)) if one else None for one in (output_uri, compare))
+    assert output
+    if other:
+        link_to(output, other)
+    gallery = Gallery.read(output, other, sample)
+    with _Report(output.child("report")) as report:
+        summary = gallery.summary() | _write_data(report, gallery)
+        summary |= {
+            "settings": _settings(output),
+            # names the marks that a browser keeps; no path, as the page may be given away
+            "key": hashlib.sha256(output.full_uri("").encode()).hexdigest()[:12],
+        }
+        return report.publish(_page(gallery.title, summary))
+
+
+def _write_data(report: _Report, gallery: Gallery) -> dict[str, Any]:
+    """Write what the page loads when it needs it, and return the files' names."""
+    cards, videos, words = [], [], []
+    for some, texts in gallery.cards(VIDEOS_IN_A_FILE):
+        cards.append([len(some), report.add("cards", some)])
+        videos += [(card["id"], card["prompt"]) for card in some]
+        words += texts
+    firsts = [0, *accumulate(count for count, _ in cards)][: len(cards)]
+    edit_ids = _edit_ids(gallery)
+    columns = {
+        "layout": gallery.layout(),
+        "state": gallery.states(gallery.shown),
+        "text": {"videos": [" ".join(filter(None, two)) for two in videos], "edits": words},
+        "ids": {"videos": [name for name, _ in videos], **edit_ids},
     }
-    title = posixpath.basename(output.path().rstrip("/")) or "Results"
-    return _publish(output.child("report"), files, _page(title, summary))
-
-
-def _cards(
-    videos: Sequence[Sequence[Row]], numbers: Mapping[str, Sequence[float | None]]
-) -> list[dict[str, Any]]:
-    count = sum(len(edits) for edits in videos)
-    of_rows = iter([[values[i] for values in numbers.values()] for i in range(count)])
-    return [make_card(edits, list(islice(of_rows, len(edits)))) for edits in videos]
-
-
-def _columns(
-    rows: Sequence[Row],
-    videos: Sequence[Sequence[Row]],
-    states: Sequence[tuple[str, str | None]],
-    numbers: Mapping[str, Sequence[float | None]],
-) -> dict[str, Any]:
-    """What the page sorts, filters and searches by; each becomes a file of its own."""
-    order = {state: place for place, state in enumerate(states)}
+    names = {name: report.add("column", values) for name, values in columns.items()}
+    for metric in gallery.metrics:
+        values = as_json(gallery.numbers(metric.key, gallery.shown))
+        names[f"number:{metric.key}"] = report.add("column", values)
+    ids = [name for name in edit_ids["names"] if name is not None]
     return {
-        "layout": [len(edits) for edits in videos],
-        "state": [order[row["status"], row["error_code"]] for row in rows],
-        "text": {
-            "videos": [_words(edits[0], "video_id", "source_prompt") for edits in videos],
-            "edits": [_words(row, "edit_id", "prompt") for row in rows],
-        },
-        **{f"number:{key}": values for key, values in numbers.items()},
+        "cards": [name for _, name in cards],
+        "firsts": firsts,
+        "columns": names,
+        "editIds": ids if len(ids) <= EDITS_IN_LIST else [],
     }
 
 
-def _numbers(rows: Sequence[Row]) -> dict[str, list[float | None]]:
-    """The numbers of all edits, by metric: the known ones first, in their order."""
-    found = [numbers_of(row) for row in rows]
-    present = dict.fromkeys(k for numbers in found for k, v in numbers.items() if v is not None)
-    keys = [m.key for m in METRICS if m.key in present]
-    keys += [key for key in present if key not in keys]
-    return {key: [numbers.get(key) for numbers in found] for key in keys}
-
-
-def _summarise(
-    rows: Sequence[Row],
-    states: Mapping[tuple[str, str | None], int],
-    numbers: Mapping[str, list[float | None]],
-) -> dict[str, Any]:
-    """What the page shows of the job as a whole."""
-    timings: Counter[str] = Counter()
-    forwards: Counter[str] = Counter()
-    for row in rows:
-        timings.update({k: v for k, v in (row["timings"] or {}).items() if v})
-        forwards.update({k: v for k, v in (row["forwards"] or {}).items() if v})
-    return {
-        "edits": len(rows),
-        "states": [[*state, count] for state, count in states.items()],
-        "metrics": [summarise(describe(key), values) for key, values in numbers.items()],
-        "timings": {part: round(seconds, 3) for part, seconds in timings.items()},
-        "forwards": forwards,
-        "gpuSeconds": round(sum(row["gpu_seconds"] or 0 for row in rows), 3),
-        "retried": sum((row["attempts"] or 1) > 1 for row in rows),
-        "finished": shown(max(row["finished_at"] for row in rows)),
-    }
+def _edit_ids(gallery: Gallery) -> dict[str, Any]:
+    """The edits' ids in a person's order, and which of them each edit has."""
+    ids = list(gallery.names.edits)
+    codes = gallery.shown.edit.tolist()
+    present = gallery.in_order(set(codes))
+    place = {code: at for at, code in enumerate(present)}
+    return {"names": [ids[code] for code in present], "edit": [place[code] for code in codes]}
 
 
 def _settings(output: Folder) -> list[tuple[str, list[tuple[str, str]]]]:
     """The resolved job as sections of names and values; empty where there is no job.yaml."""
-    if not output.exists("job.yaml"):
-        return []
-    job = yaml.safe_load(output.read("job.yaml")) or {}
+    job = read_job(output)
     sections = {"job": [(k, _value(v)) for k, v in job.items() if not isinstance(v, dict)]}
     for name, section in job.items():
         if isinstance(section, dict):
@@ -159,20 +136,8 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _words(row: Row, *names: str) -> str:
-    return " ".join(row[name] for name in names if row[name])
-
-
-def _add(files: dict[str, bytes], kind: str, values: Any) -> str:
-    """Put data among the files to write; returns the name that the page loads it by."""
-    data = json.dumps(values, separators=(",", ":"), default=str)
-    name = f"{kind}-{hashlib.sha256(data.encode()).hexdigest()[:12]}"
-    files[f"data/{name}.js"] = f'retake("{name}",{data});\n'.encode()
-    return name
-
-
 def _page(title: str, summary: Mapping[str, Any]) -> bytes:
-    here = resources.files(__name__)
+    here = resources.files(__name__).joinpath("page")
     parts = {
         "title": html.escape(title),
         "style": here.joinpath("report.css").read_text("utf-8"),
@@ -184,10 +149,36 @@ def _page(title: str, summary: Mapping[str, Any]) -> bytes:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], page).encode()
 
 
-def _publish(report: Folder, files: Mapping[str, bytes], page: bytes) -> str:
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda name: report.write(name, files[name]), files))
-        report.write("index.html", page)
-        stale = [name for name in report.list("data") if name not in files]
-        list(pool.map(report.remove, stale))
-    return report.full_uri("index.html")
+class _Report:
+    """The report's folder. Files are written as they are made, some at a time; the page last."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._pool = ThreadPoolExecutor(FILES_AT_ONCE)
+        self._writing: list[Future[None]] = []
+        self._names: set[str] = set()
+
+    def __enter__(self) -> _Report:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def add(self, kind: str, values: Any) -> str:
+        """Write data; returns the name that the page loads it by."""
+        data = json.dumps(values, separators=(",", ":"), default=str)
+        name = f"{kind}-{hashlib.sha256(data.encode()).hexdigest()[:12]}"
+        self._names.add(f"data/{name}.js")
+        text = f'retake("{name}",{data});\n'.encode()
+        self._writing.append(self._pool.submit(self._folder.write, f"data/{name}.js", text))
+        if len(self._writing) >= FILES_AT_ONCE:  # else a slow storage's files fill the memory
+            self._writing.pop(0).result()
+        return name
+
+    def publish(self, page: bytes) -> str:
+        for file in self._writing:
+            file.result()
+        self._folder.write("index.html", page)
+        stale = [name for name in self._folder.list("data") if name not in self._names]
+        list(self._pool.map(self._folder.remove, stale))
+        return self._folder.full_uri("index.html")

@@ -151,13 +151,14 @@ def describe(key: str) -> Metric:
     return _KNOWN.get(key) or Metric(key, label[:1].upper() + label[1:], "", "Other numbers", "")
 
 
-def summarise(metric: Metric, values: Sequence[float | None]) -> dict[str, Any]:
+def summarise(metric: Metric, values: Sequence[float | None] | np.ndarray) -> dict[str, Any]:
     """A metric with its distribution, as the page's summary holds it.
 
     The first and the last bin are open: what lies beyond them counts there, so that one stray
     value does not press all others into one bar.
     """
-    numbers = np.asarray([v for v in values if v is not None and np.isfinite(v)], dtype=float)
+    numbers = np.asarray(values, dtype=float)
+    numbers = numbers[np.isfinite(numbers)]
     summary: dict[str, Any] = {**asdict(metric), "count": len(numbers)}
     if not len(numbers):
         return summary

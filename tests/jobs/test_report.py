@@ -10,10 +10,11 @@ import sys
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import JobError
@@ -28,36 +29,12 @@ from tests.report_results import (
     make_row,
     make_rows,
     public_bucket,
+    read_cards,
+    read_column,
+    read_summary,
+    report_of,
     write_rows,
 )
-
-
-def read_summary(output: str) -> dict[str, Any]:
-    page = Folder(output).read("report/index.html").decode()
-    found = re.search(r'<script type="application/json" id="summary">(.*?)</script>', page, re.S)
-    assert found
-    return json.loads(found[1])
-
-
-def read_data(output: str, name: str) -> Any:
-    """The values of a file of data, as the page's `retake` function gets them."""
-    script = Folder(output).read(f"report/data/{name}.js").decode()
-    assert script.startswith(f'retake("{name}",')
-    return json.loads(script.removeprefix(f'retake("{name}",').removesuffix(");\n"))
-
-
-def read_cards(output: str) -> list[dict[str, Any]]:
-    return [card for name in read_summary(output)["cards"] for card in read_data(output, name)]
-
-
-def read_column(output: str, name: str) -> Any:
-    return read_data(output, read_summary(output)["columns"][name])
-
-
-def report_of(rows: list[dict], output: Path) -> str:
-    write_rows(str(output), rows)
-    write_report(str(output))
-    return str(output)
 
 
 def files_of(output: str) -> dict[str, bytes]:
@@ -186,9 +163,9 @@ def test_the_summary_adds_up_the_job(tmp_path: Path) -> None:
     summary = read_summary(report_of(rows, tmp_path))
     assert (summary["videos"], summary["edits"], summary["retried"]) == (4, 4, 1)
     assert sorted(summary["states"], key=str) == [
-        ["failed", "not_finite", 1],
-        ["ok", None, 2],
-        ["quarantined", "rank_died", 1],
+        ["failed", "not_finite", 1, 1],
+        ["ok", None, 2, 2],
+        ["quarantined", "rank_died", 1, 1],
     ]
     assert summary["gpuSeconds"] == 4.0
     assert summary["forwards"] == {"inversion": 64.0, "plain": 120.0, "injected": 240.0}
@@ -229,6 +206,27 @@ def test_other_columns_are_shown_and_their_numbers_can_be_sorted(tmp_path: Path)
     assert added == {"difficulty": "Difficulty", "sharpness": "Sharpness"}
     assert read_column(output, "number:difficulty") == [0, 1, 2]
     assert read_cards(output)[0]["columns"] == [["kind", "shapes"]]
+
+
+def test_columns_with_values_that_python_cannot_hold_are_shown_as_text(tmp_path: Path) -> None:
+    write_rows(str(tmp_path), [make_row()])
+    (file,) = (tmp_path / "results").iterdir()
+    table = pq.read_table(file)
+    bytes_alone = pa.array([b"caf\xe9 </script>"]).view(pa.string())
+    for name, values in {
+        "until": pa.array([253_402_300_800_000], pa.timestamp("ms")),
+        "nanoseconds": pa.array([1_700_000_000_123_456_789], pa.timestamp("ns")),
+        "latin": bytes_alone,
+        "several": pa.ListArray.from_arrays([0, 1], bytes_alone),
+    }.items():
+        table = table.append_column(name, values)
+    pq.write_table(table, file)
+    write_report(str(tmp_path))
+    shown = dict(read_cards(str(tmp_path))[0]["columns"])
+    assert shown["until"] == "10000-01-01 00:00:00.000"
+    assert shown["nanoseconds"].startswith("2023-11-14 22:13:20")
+    assert shown["latin"] == "caf\\xe9 </script>"
+    assert shown["several"] == "a value with bytes that are not UTF-8"
 
 
 def test_a_number_of_one_edit_is_not_shown_as_one_of_its_video(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_sorting_by_a_metric_orders_the_cards(report: Report, rows: list[dict]) 
 
 def test_every_metric_that_is_shown_can_be_sorted_by(report: Report) -> None:
     offered = [option.get_attribute("value") for option in Select(report.find("#sort")).options]
-    assert offered == ["", *(metric.key for metric in OF_A_JOB)]
+    assert offered == ["", "edit", "status", "rating", *(metric.key for metric in OF_A_JOB)]
 
 
 def test_search_finds_words_of_prompts_and_ids(report: Report, rows: list[dict]) -> None:

@@ -1,34 +1,41 @@
 "use strict";
-// One card for each video: its source, its edits, and each edit's certificate.
+// One card for each video: its source and its edits; or for each edit, with its source.
 
 const EDITS_AT_FIRST = 7;
 const SMALL_PX = 200; // clips narrower than this are enlarged with their pixels kept sharp
 const ON_TILE = ["motion_agreement", "flicker"];
 
 /** A card with the edits at the given places in the video; all of them if none are given. */
-function makeCard(card, places, sortKey) {
+function makeCard(card, places, sortKey, alone = false) {
   const shown = places ?? card.edits.map((_, i) => i);
   const element = h("article.card", { "aria-label": `Video ${card.id}` });
   const made = card.edits.find((edit) => edit.clip) ?? card.edits[0];
   const deck = new Deck(card.id, element, made.size[2], made.size[3]);
   const { wide } = shapeOf(card);
-  const columns = Math.min(wide ? 5 : 6, Math.max(3, card.edits.length + 1));
-  const tiles = h("div.tiles", { style: `--columns:${columns};--least:${wide ? 210 : 150}px` });
+  const most = summary.compare ? 3 : wide ? 5 : 6;
+  const columns = alone ? 2 : Math.min(most, Math.max(summary.compare ? 2 : 3, card.edits.length + 1));
+  const least = (wide ? 210 : 150) * (summary.compare ? 1.6 : 1);
+  const tiles = h(`div.tiles${summary.compare ? ".compared" : ""}`,
+    { style: `--columns:${columns};--least:${alone ? 0 : least}px` });
   if (card.source) tiles.append(makeSource(card, deck));
   const addTiles = (some) => tiles.append(
-    ...some.map((i) => makeTile(card, card.edits[i], deck, sortKey)));
+    ...some.map((i) => makeTile(card, i, deck, sortKey)));
   addTiles(shown.slice(0, EDITS_AT_FIRST));
   const rest = shown.slice(EDITS_AT_FIRST);
   const more = rest.length > 0 && h("button.more", { type: "button", onclick: () => {
     more.remove();
     addTiles(rest);
   } }, `Show ${count(rest.length, "more edit")}`);
+  const onlyThis = card.id !== null && summary.videos > 1 && readView().video !== card.id;
   element.append(...[
     h("header", {},
-      h("h3", {}, card.id),
+      h("h3", { dir: "auto" }, onlyThis
+        ? h("button.title", { type: "button", title: "Show only this video",
+            onclick: () => go({ video: card.id }) }, card.id)
+        : card.id ?? "No id"),
       deck.videos.length > 0 && h("div.transport", {}, deck.transport.elements)),
     tiles, more,
-    shown.length < card.edits.length &&
+    !alone && shown.length < card.edits.length &&
       h("p.quiet.small", {}, `${shown.length} of ${count(card.edits.length, "edit")} match.`),
   ].filter(Boolean));
   return element;
@@ -43,29 +50,57 @@ function shapeOf(card) {
 function makeSource(card, deck) {
   return h("figure.tile.source", {},
     makeClip(card.source, `Source of ${card.id}`, shapeOf(card).ratio, deck, "Source"),
-    card.prompt && h("figcaption", {}, h("p.prompt.quiet", {}, card.prompt)));
+    card.prompt && h("figcaption", {}, h("p.prompt.quiet", { dir: "auto" }, card.prompt)));
 }
 
-function makeTile(card, edit, deck, sortKey) {
+function makeTile(card, place, deck, sortKey) {
+  const edit = card.edits[place];
+  const { there } = edit;
   const { ratio } = shapeOf(card);
   const name = edit.id ?? "No edit";
-  const keys = [...new Set([sortKey, ...ON_TILE])].filter(Boolean);
-  const numbers = keys.map((key) => [metricOf(key), numberOf(edit, key)])
-    .filter(([metric, value]) => metric && value != null);
-  return h(`figure.tile.${edit.status}`, { "data-edit": edit.id },
-    edit.clip
-      ? makeClip(edit.clip, `Edit ${name} of ${card.id}`, ratio, deck)
-      : h("div.clip.missing", { style: `aspect-ratio:${ratio}` },
-          h("p", {}, h("b", {}, statusName(edit.status)), h("code", {}, edit.code ?? ""))),
+  const clip = (outcome, badge) => (outcome.clip
+    ? makeClip(outcome.clip, `${badge ? `${badge}: ` : ""}Edit ${name} of ${card.id}`, ratio, deck, badge)
+    : h(`div.clip.missing.${outcome.status}`, { style: `aspect-ratio:${ratio}` },
+        h("p", {}, h("b", {}, statusName(outcome.status)), h("code", {}, outcome.code ?? ""))));
+  const names = summary.compare;
+  const tile = h(`figure.tile.${edit.status}`, {
+    "data-edit": edit.id, "data-place": place, tabindex: -1,
+    "aria-label": `Edit ${name} of ${card.id}, ${statusName(edit.status)}`,
+  },
+    names ? h("div.pair", {}, clip(edit, names.here),
+        there ? clip(there, names.there) : h("div.clip.missing", { style: `aspect-ratio:${ratio}` },
+          h("p", {}, h("b", {}, `Only in ${names.here}`))))
+      : clip(edit),
     h("figcaption", {},
-      edit.prompt && h("p.prompt", {}, markNew(edit.prompt, card.prompt)),
+      edit.prompt && h("p.prompt", { dir: "auto" }, markNew(edit.prompt, card.prompt)),
+      there && there.prompt !== edit.prompt &&
+        h("p.prompt.quiet.small", { dir: "auto" }, `${names.there}: ${there.prompt}`),
       edit.error && h("p.error.small", {}, edit.error),
-      numbers.length > 0 && h("dl.numbers", {}, numbers.map(([metric, value]) =>
-        h("div", { class: metric.key === sortKey ? "sorted" : null },
-          h("dt", {}, metric.label), h("dd", {}, withUnit(value, metric.unit))))),
-      h("p.foot", {}, h("code", { title: name }, name),
-        h("button.link", { type: "button", "aria-label": `Certificate of ${name}`,
-          onclick: () => openCertificate(card, edit) }, edit.clip ? "Certificate" : "Details"))));
+      there?.error && h("p.error.small", {}, `${names.there}: ${there.error}`),
+      numbersOf(edit, sortKey),
+      edit.id !== null && card.id !== null && markButtons(card, edit),
+      h("p.foot", {}, h("code", { title: name, dir: "auto" }, name),
+        h("button.link", { type: "button", "aria-label": `Large view of ${name}`,
+          onclick: () => openLarge(tile) }, "Large view"))));
+  Object.assign(tile, { card, edit });
+  tile.querySelector(".marks")?.refresh();
+  return tile;
+}
+
+/** The numbers on a tile: of this run, and where two are compared of the other and the difference. */
+function numbersOf(edit, sortKey) {
+  const sorted = sortKey.replace(/^difference:/, "");
+  const rows = [...new Set([sorted, ...ON_TILE])].map((key) => {
+    const [metric, here] = [metricOf(key), edit.status === "absent" ? null : numberOf(edit, key)];
+    const there = metric && edit.there ? numberOf(edit.there, key) : null;
+    if (!metric || (here == null && there == null)) return null;
+    const difference = metricOf(`difference:${key}`) && numberOf(edit, `difference:${key}`);
+    const text = !summary.compare ? withUnit(here, metric.unit)
+      : [`${plain(here, metric.unit)} · ${plain(there, metric.unit)}`,
+        difference != null && h("b", {}, ` ${difference > 0 ? "+" : ""}${plain(difference, metric.unit)}`)];
+    return h("div", { class: key === sorted ? "sorted" : null }, h("dt", {}, metric.label), h("dd", {}, text));
+  }).filter(Boolean);
+  return rows.length > 0 && h("dl.numbers", {}, rows);
 }
 
 const metricOf = (key) => METRICS.find((metric) => metric.key === key);
@@ -119,45 +154,4 @@ function markNew(prompt, before) {
     run = same ? null : run ?? marked.at(-1);
   }
   return marked;
-}
-
-/** Everything that is known of one edit, over the page. */
-function openCertificate(card, edit) {
-  const dialog = byId("certificate");
-  const stage = h("div.tiles.stage");
-  const deck = new Deck(edit.id ?? card.id, dialog, edit.size[2], edit.size[3]);
-  const { ratio } = shapeOf(card);
-  if (card.source) stage.append(makeClip(card.source, "Source", ratio, deck, "Source"));
-  if (edit.clip) stage.append(makeClip(edit.clip, "Edit", ratio, deck, "Edit"));
-  const table = (pairs) => h("dl.facts", {}, pairs.filter(([, value]) => value != null && value !== "")
-    .map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
-  const [width, height, frames, fps] = edit.size;
-  dialog.replaceChildren(
-    h("header", {}, h("div", {}, h("p.quiet.small", {}, card.id),
-      h("h2", { id: "certificate-title" }, edit.id ?? "No edit")),
-      h("button", { type: "button", "aria-label": "Close", onclick: () => dialog.close() }, "✕")),
-    h("div.sheet", {},
-      h("div.side", {}, stage,
-        deck.videos.length ? h("div.transport", {}, deck.transport.elements) : "",
-        edit.error && h("p.error", {},
-          h("b", {}, `${statusName(edit.status)}: ${edit.code}`), edit.error),
-        table([["Prompt", edit.prompt], ["Source prompt", card.prompt], ["Source", card.video],
-          ["Clip", width && `${frames} frames, ${width} × ${height}, ${three.format(fps)} a second`],
-          ...Object.entries(edit.facts), ...card.columns])),
-      h("div.metrics", {}, METRICS.map((metric, i) => metricRow(metric, edit.numbers[i])),
-        table([
-          ...Object.entries(edit.forwards ?? {}).map(([kind, n]) => [`Forwards, ${kind}`, n && plain(n)]),
-          ...Object.entries(edit.timings).map(([part, s]) => [`Time, ${part}`, duration(s)]),
-        ]))));
-  dialog.onclick = (event) => event.target === dialog && dialog.close();
-  dialog.onclose = () => deck.close();
-  dialog.showModal();
-}
-
-function metricRow(metric, value) {
-  if (value == null) return "";
-  return h("section.metric", { "data-metric": metric.key },
-    h("h3", {}, metric.label), h("p.value", {}, withUnit(value, metric.unit)),
-    metric.bars?.length > 1 ? h("div.strip", { "aria-hidden": "true" }, histogram(metric, value)) : "",
-    h("p.about.small.quiet", {}, metric.about));
 }

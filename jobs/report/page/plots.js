@@ -2,13 +2,39 @@
 // The job's numbers: what stands at the head of the page, and the distributions beside it.
 
 const STATUS = { ok: "Done", failed: "Failed", quarantined: "Quarantined" };
+if (summary.compare) STATUS.absent = `Only in ${summary.compare.there}`;
+const TIME_ABOUT = {
+  "GPU time": "Seconds of work times the GPUs at work; without loading models and waiting.",
+  "Work time": "Seconds of work of all edits, those made side by side too; without loading models and waiting.",
+};
 const statusName = (status) => STATUS[status] ?? status;
 
-/** How many edits have a status, in the order of STATUS. */
+/** The edits of each status, in the order of STATUS: [status, of all edits, of those shown]. */
 function statusCounts() {
-  const counts = new Map(Object.keys(STATUS).map((status) => [status, 0]));
-  for (const [status, , n] of summary.states) counts.set(status, (counts.get(status) ?? 0) + n);
-  return [...counts].filter(([, n]) => n);
+  const counts = new Map(Object.keys(STATUS).map((status) => [status, [0, 0]]));
+  for (const [status, , all, some] of summary.states) {
+    const before = counts.get(status) ?? [0, 0];
+    counts.set(status, [before[0] + all, before[1] + some]);
+  }
+  return [...counts].map(([status, [all, some]]) => [status, all, some]).filter(([, all]) => all);
+}
+
+/** What a reader must know of the page as a whole: that it is a sample, that it compares. */
+function showNotes() {
+  const { shown, compare, sampled } = summary;
+  const notes = [];
+  if (sampled) {
+    notes.push(`A sample: ${count(shown.edits, "edit")} of ${count(shown.videos, "video")}, chosen by a ` +
+      `hash of the videos' ids, stand for ${whole.format(summary.edits + (compare?.onlyThere ?? 0))} edits ` +
+      `of ${count(summary.videos, "video")}. Counts, sums and distributions are of all edits; search, ` +
+      "filters and sorting see the sample.");
+  }
+  if (compare) {
+    notes.push(`${compare.here} beside ${compare.there}: ${count(compare.both, "edit")} in both, ` +
+      `${whole.format(compare.onlyHere)} only in ${compare.here}, ${whole.format(compare.onlyThere)} only in ` +
+      `${compare.there}. Sums and distributions are those of ${compare.here}.`);
+  }
+  byId("notes").append(...notes.map((note) => h("p.notice", {}, note)));
 }
 
 function showSummary() {
@@ -20,19 +46,20 @@ function showSummary() {
   const work = Object.values(summary.timings).reduce((a, b) => a + b, 0);
   const time = summary.gpuSeconds || work;
   const forwards = Object.values(summary.forwards).reduce((a, b) => a + b, 0);
+  const timeName = summary.gpuSeconds ? "GPU time" : "Work time";
+  const statuses = statusCounts().filter(([status]) => status !== "absent");
   byId("stats").append(
-    tile("Edits done", `${whole.format(done)}`, ` of ${whole.format(summary.edits)}`, statusCounts()
-      .map(([status, n]) => [statusName(status), n, whole.format(n), status])),
-    tile(summary.gpuSeconds ? "GPU time" : "Work time", duration(time),
-      ` ${duration(time / summary.edits)} an edit`, Object.entries(summary.timings)
-        .map(([part, s]) => [part, s, duration(s)])),
+    tile("Edits done", `${whole.format(done)}`, ` of ${whole.format(summary.edits)}`,
+      statuses.map(([status, n]) => [statusName(status), n, whole.format(n), status])),
+    tile(timeName, duration(time), ` ${duration(time / summary.edits)} an edit`,
+      Object.entries(summary.timings).map(([part, s]) => [part, s, duration(s)]), TIME_ABOUT[timeName]),
     tile("Forwards", whole.format(Math.round(forwards)), ` ${three.format(forwards / summary.edits)} an edit`,
       Object.entries(summary.forwards).map(([kind, n]) => [kind, n, whole.format(Math.round(n))])),
   );
 }
 
 /** A large number with the shares that it is made of: [name, size, text, status?] each. */
-function tile(title, number, rest, shares) {
+function tile(title, number, rest, shares, about = null) {
   const parts = shares.filter(([, size]) => size > 0);
   return h("article.stat", {},
     h("h2", {}, title),
@@ -41,7 +68,8 @@ function tile(title, number, rest, shares) {
       h("span", { class: status ?? `part-${i % 6}`, style: `flex-grow:${size}` }))),
     h("ul.legend", {}, parts.map(([name, , text, status], i) =>
       h("li", {}, h("i", { class: status ?? `part-${i % 6}`, "aria-hidden": "true" }), `${name} `,
-        h("b", {}, text)))));
+        h("b", {}, text)))),
+    about && h("p.about.small.quiet", {}, about));
 }
 
 function showSettings() {
