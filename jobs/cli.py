@@ -9,7 +9,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from jobs.errors import JobError, UserError
+from jobs.errors import UserError, WrongOption, counted
+from jobs.one_video.options import SETTINGS_OF_AN_EDIT, EditOutput, with_settings
+from jobs.options import Changes, Device, DryRun, JobFile, Limit, Only, Output, Version
+from jobs.stopping import MESSAGE, stops_by_signal
 
 EXIT_DONE = 0
 EXIT_CANNOT_RUN = 1
@@ -24,18 +27,20 @@ class Commands(TyperGroup):
     """
 
     def invoke(self, ctx: Any) -> Any:
-        try:
-            status = super().invoke(ctx)
-        except KeyboardInterrupt:
-            print("stopped; run the same command again to go on", file=sys.stderr)
-            status = EXIT_CANNOT_RUN
-        except Exception as error:
-            from cluster.job import CannotRun
+        with stops_by_signal() as stop:
+            try:
+                status = super().invoke(ctx)
+            except KeyboardInterrupt:
+                print(MESSAGE, file=sys.stderr)
+                status = stop.status
+            except Exception as error:
+                from cluster.job import CannotRun
+                from pipeline.errors import Unreadable
 
-            if not isinstance(error, UserError | CannotRun):
-                raise
-            print(f"error: {error}", file=sys.stderr)
-            status = EXIT_CANNOT_RUN
+                if not isinstance(error, UserError | CannotRun | Unreadable):
+                    raise
+                print(f"error: {error}", file=sys.stderr)
+                status = EXIT_USAGE if isinstance(error, WrongOption) else EXIT_CANNOT_RUN
         raise typer.Exit(status)
 
 
@@ -44,48 +49,131 @@ app = typer.Typer(
     help="Edit videos by the dataset: invert each video once, edit it many times.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-JobFile = Annotated[str, typer.Argument(help="The job file (YAML).", metavar="JOB")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the job; may be repeated."),
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        default_factory=list,  # not required, so that our own message says what is missing
+        show_default=False,
+        help="Videos, folders, globs, .txt lists, tables (CSV, TSV, JSON, JSONL, Parquet) or "
+        "WebDataset tar files; one or more.",
+        metavar="SOURCE",
+    ),
 ]
-Source = Annotated[str, typer.Argument(help="A folder of videos, or a CSV, JSON or JSONL file.")]
-Prompts = Annotated[
-    list[str] | None, typer.Option(help="For a folder: a prompt for every video; may be repeated.")
+Prompts = Annotated[list[str] | None, typer.Option(help="An edit of every video; may be repeated.")]
+VideoColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The table's column that names the video.")
+]
+PromptColumns = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="The one with the edit prompt; may be repeated."),
+]
+SourcePromptColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The one that describes the source.")
+]
+VideosFolder = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="The folder that the videos' names are looked up in."),
 ]
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", help="folder, table, tgve, balancecc, five or ivebench; guessed by default."
+        "--format",
+        help="folder, list, table, webdataset, huggingface, tgve, balancecc, five or ivebench; "
+        "guessed by default.",
     ),
 ]
-Output = Annotated[str, typer.Argument(help="The output folder of a job, a path or URI.")]
+
+
+@app.callback()
+def retake(version: Version = False) -> None:
+    pass
 
 
 @app.command()
-def run(job: JobFile, set_: Changes = None) -> int:
+def run(
+    job: JobFile,
+    set_: Changes = None,
+    limit: Limit = None,
+    only: Only = None,
+    dry_run: DryRun = False,
+) -> int:
     """Run a job. Run it again to do what is still pending.
 
-    Exit status: 0 all done, 3 some edits failed, 1 the job could not run, 2 wrong usage.
+    Exit status: 0 all done, 3 some edits failed, 1 the job could not run, 2 wrong usage, 130
+    stopped with Ctrl-C.
     """
+    print(f"job      {job}", flush=True)  # before the imports, which take seconds
     from jobs.run import run_job
     from jobs.spec import load_job
+    from jobs.trial import dry_run as show
+    from jobs.trial import part_of
 
-    return _status(run_job(load_job(job, set_ or [])))
+    spec, part = load_job(job, set_ or []), part_of(only or [], limit)
+    if dry_run:
+        show(spec, part)
+        return EXIT_DONE
+    return _status(run_job(spec, part))
+
+
+@app.command(context_settings={"token_normalize_func": lambda name: name.replace("_", "-")})
+@with_settings(SETTINGS_OF_AN_EDIT)
+def edit(
+    video: Annotated[str, typer.Argument(help="A video file, a path or URI.", metavar="VIDEO")],
+    prompts: Annotated[
+        list[str], typer.Argument(help="What each edit should show.", metavar="PROMPT")
+    ],
+    output: EditOutput = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files.")] = False,
+    device: Device = "auto",
+    trajectory: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="A stored one, used instead of inverting.")
+    ] = None,
+    keep_trajectory: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Store it there, for --trajectory.")
+    ] = None,
+    **settings: Any,
+) -> int:
+    """Edit one video, without a manifest or a job: one edit for each PROMPT.
+
+    The edits are those of a job with the same settings, for a manifest with this VIDEO and no ids.
+    """
+    from jobs.one_video.edit import edit_video
+    from jobs.one_video.request import Places, request_of
+
+    places = Places(output, overwrite, trajectory, keep_trajectory)
+    edit_video(request_of(video, prompts, places, device, settings))
+    return EXIT_DONE
 
 
 @app.command()
-def validate(job: JobFile, set_: Changes = None) -> int:
-    """Check a job and its manifest without running it."""
-    from jobs.display import show_plan
-    from jobs.prepare import prepare
-    from jobs.spec import load_job
+def init(
+    job: Annotated[str, typer.Argument(help="The file to write.", metavar="[JOB]")] = "job.yaml",
+) -> int:
+    """Write a job file to start from, with the settings that people change first."""
+    from jobs.jobfile.init import init_job
 
-    show_plan(prepare(load_job(job, set_ or [])))
+    init_job(job)
+    print(f"{job}: set `manifest` and `checkpoint`, then `retake validate {job}`")
     return EXIT_DONE
+
+
+@app.command()
+def validate(
+    job: JobFile,
+    set_: Changes = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every video, as a run does.")] = False,
+) -> int:
+    """Check a job and every row of its manifest. Nothing runs, and nothing is written.
+
+    Exit status: 0 nothing that would fail was found, 3 some edits would fail, 1 the job cannot run.
+    """
+    from jobs.spec import load_job
+    from jobs.validate import validate_job
+
+    return _status(validate_job(load_job(job, set_ or []), deep=deep))
 
 
 @app.command()
@@ -94,6 +182,11 @@ def demo(
     set_: Changes = None,
 ) -> int:
     """Draw a few clips, edit them with the embedded checkpoint, and write a report."""
+    if "://" in output:
+        raise WrongOption(f"--output {output!r}: expected a local folder; the demo is small")
+    print(
+        f"demo     drawing clips in {output}", flush=True
+    )  # before the imports, which take seconds
     from jobs.demo.job import write_demo
     from jobs.report import write_report
     from jobs.run import run_job
@@ -107,43 +200,67 @@ def demo(
 
 @app.command()
 def manifest(
-    source: Source,
-    to: Annotated[str, typer.Argument(help="The manifest to write (Parquet).", metavar="MANIFEST")],
+    sources: Sources,
+    to: Annotated[
+        str, typer.Argument(help="The manifest to write (.parquet).", metavar="MANIFEST")
+    ],
     prompt: Prompts = None,
-    videos: Annotated[
-        str | None, typer.Option(help="The folder that the videos' names are looked up in.")
-    ] = None,
+    video_column: VideoColumn = None,
+    prompt_column: PromptColumns = None,
+    source_prompt_column: SourcePromptColumn = None,
+    videos: VideosFolder = None,
     format_: Format = None,
     pattern: Annotated[str, typer.Option(help="For a folder: which files.")] = "**/*",
+    absolute: Annotated[
+        bool, typer.Option("--absolute", help="Name videos by absolute paths.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Look whether local videos are there.")
+    ] = True,
     skip_bad: Annotated[
-        bool, typer.Option(help="Leave bad entries out instead of stopping.")
+        bool, typer.Option("--skip-bad", help="Leave bad entries out instead of stopping.")
     ] = False,
 ) -> int:
-    """Make a manifest from a folder of videos, a table, or a published benchmark's file."""
+    """Make a manifest from videos, a table, a dataset, or a published benchmark's file.
+
+    The last argument is the manifest; videos near it are named relative to it.
+    """
+    if not sources:
+        example = f"retake manifest {to} manifest.parquet --prompt TEXT"
+        raise typer.BadParameter(f"it is missing; write `{example}`", param_hint="MANIFEST")
+    from jobs.manifest.conversion.columns import ColumnOptions
+    from jobs.manifest.conversion.formats import Options
     from jobs.manifest.make import make_manifest
 
-    made = make_manifest(
-        source,
-        to,
-        prompts=prompt or [],
-        videos=videos,
-        kind=format_,
-        pattern=pattern,
-        skip_bad=skip_bad,
-    )
+    columns = ColumnOptions(video_column, tuple(prompt_column or ()), source_prompt_column)
+    options = Options(prompt or [], columns, videos, pattern, skip_bad)
+    made = make_manifest(sources, to, options, kind=format_, whole_paths=absolute, check=check)
     for warning in made.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    edits = sum(len(row["edits"]) for row in made.rows)
-    print(f"{to}: {len(made.rows)} videos, {edits} edits")
+    for note in made.notes:
+        print(note)
+    print(f"{to}: {counted(made.videos, 'video')}, {counted(made.edits, 'edit')}")
+    print(f"next: `retake init` writes a job file; its lines are `manifest: {to}`, `output: out`")
     return EXIT_DONE
 
 
 @app.command()
-def report(output: Output) -> int:
+def report(
+    output: Output,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OTHER_OUTPUT", help="Another run's folder; edits of both side by side."
+        ),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(help="Above so many edits, show a sample of so many.")
+    ] = 100_000,
+) -> int:
     """Write a gallery of a job's results: `<output>/report/index.html`."""
     from jobs.report import write_report
 
-    print(f"report   {write_report(output)}")
+    print(f"report   {write_report(output, compare, sample)}")
     return EXIT_DONE
 
 
@@ -156,7 +273,7 @@ def metrics(
     dino: Annotated[
         str | None, typer.Option(metavar="PATH", help="A DINO model: agreement with the source.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    device: Device = "auto",
 ) -> int:
     """Add numbers that need another model to the results. Not while a job writes to the folder.
 
@@ -169,7 +286,7 @@ def metrics(
     models = {kind: place for kind, place in {"clip": clip, "dino": dino}.items() if place}
     with show_measuring() as on_progress:
         measured = measure_results(output, models, device, on_progress)
-    print(f"{measured.edits} edits measured, {measured.before} had been before")
+    print(f"{counted(measured.edits, 'edit')} measured, {measured.before} had been before")
     if measured.unreadable:
         print(f"{measured.unreadable} not readable: {measured.reason}", file=sys.stderr)
     return _status(measured.unreadable)
@@ -181,20 +298,18 @@ def gc(
     keep: Annotated[
         str, typer.Option(help="As trajectory.keep: always, or until_done to delete more.")
     ] = "always",
+    dry_run: DryRun = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
     """Delete stored trajectories that no result needs. Not while a job writes to the folder.
 
     With `--keep always` those go that no result names; with `until_done` also those whose edits are
-    all done (a new prompt then inverts the video again).
+    all done (a new prompt then inverts the video again), which it asks about.
     """
-    from cluster.garbage import KEEP, collect_garbage
-    from jobs.spec import absolute
-    from pipeline.storage import Folder
+    from jobs.clean import clean
 
-    if keep not in KEEP:
-        raise JobError(f"--keep {keep!r}: expected one of {', '.join(KEEP)}")
-    removed = collect_garbage(Folder(absolute(output)), keep)
-    print(f"{len(removed)} trajectories cleaned up, {sum(removed.values()) / 1e6:.1f} MB deleted")
+    confirm = typer.confirm if sys.stdin.isatty() else None
+    clean(output, keep, dry_run=dry_run, yes=yes, confirm=confirm)
     return EXIT_DONE
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from cluster.results.ledger import FOLDER, read_parts
-from cluster.results.schema import to_parquet
-from jobs.errors import JobError
+from cluster.results.schema import plain_rows, to_parquet
+from jobs.errors import JobError, WrongOption
 from jobs.spec import absolute, model
 from pipeline.errors import RowError
 from pipeline.storage import Folder
@@ -55,10 +55,11 @@ def measure_results(
         on_progress: called after each edit.
 
     Raises:
-        JobError: no model was named, one cannot be opened, or the folder holds no results.
+        WrongOption: no model was named.
+        JobError: one cannot be opened, or the folder holds no results.
     """
     if not models:
-        raise JobError("no model to measure with: give --clip PATH, --dino PATH or both")
+        raise WrongOption("no model to measure with: give --clip PATH, --dino PATH or both")
     output = Folder(absolute(output_uri))
     if not any(name.endswith(".parquet") for name in output.list(FOLDER)):
         raise JobError(
@@ -108,7 +109,7 @@ def _measure_part(
     on_progress: Callable[[Measured], None],
 ) -> None:
     """Measure what is pending in one file; store now and then, so that a stop loses little."""
-    rows = table.to_pylist()
+    rows = plain_rows(table)
     saved, changed = time.monotonic(), False
     for row in rows:
         if row["status"] != "ok":

@@ -8,6 +8,7 @@ from typing import Any
 from jobs.demo import world
 from jobs.demo.world import Object, Scene
 from jobs.demo.world import Path as Way
+from jobs.errors import JobError
 
 RED_SQUARE = Scene((Object("red", "square", 12.0, Way((22.0, 32.0), "right", 20.0)),), "white")
 BLUE_RING = Scene((Object("blue", "ring", 12.0, Way((34.0, 22.0), "down", 18.0)),), "black")
@@ -40,14 +41,28 @@ CLIPS: dict[str, tuple[Scene, dict[str, Scene]]] = {
 
 
 def write_demo(folder: Path) -> dict[str, Any]:
-    """Draw the clips and write their manifest; returns the job."""
+    """Draw the clips and write their manifest; returns the job.
+
+    Args:
+        folder: a local one.
+
+    Raises:
+        JobError: it cannot be written.
+    """
     import torch
 
     from jobs.manifest.writing import write_manifest
     from pipeline.media.encoding import write_clip
 
     clips = folder / "clips"
-    clips.mkdir(parents=True, exist_ok=True)
+    try:
+        clips.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        in_the_way = next((one for one in (clips, *clips.parents) if one.is_file()), None)
+        why = f"{in_the_way} is a file" if in_the_way else error.strerror
+        raise JobError(
+            f"--output {str(folder)!r}: {why}; expected a folder that can be written to"
+        ) from error
     rows = []
     for name, (scene, edits) in CLIPS.items():
         path = clips / f"{name}.mp4"
@@ -67,6 +82,7 @@ def write_demo(folder: Path) -> dict[str, Any]:
         )
     write_manifest(rows, str(folder / "manifest.parquet"))
     return {
+        "name": "demo",
         "manifest": str(folder / "manifest.parquet"),
         "output": str(folder / "output"),
         "inversion": {"steps": 25},

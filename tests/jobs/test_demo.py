@@ -94,7 +94,7 @@ def test_the_demos_command_makes_six_right_edits_and_a_report_and_then_has_nothi
             )
         assert_right(judge(source, edits[row["edit_id"]], clip.frames.numpy()))
     assert (output / "report" / "index.html").exists()
-    assert "nothing is owed" in retake_demo()
+    assert "nothing is pending" in retake_demo()
 
 
 def assert_right(verdict: Verdict) -> None:

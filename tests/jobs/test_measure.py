@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cluster.results.ledger import read_parts
 from jobs.cli import app
-from jobs.report.rows import numbers_of, read_rows
+from jobs.report.gather import Gallery
 from pipeline.storage import Folder
 from tests.report_results import make_failed_row, make_row, write_clips, write_rows
 from tests.small_similarity_models import save_clip, save_dino
@@ -55,8 +55,8 @@ def test_results_gain_columns_that_the_report_shows(output: Folder, models: dict
         assert row.pop("clip_model") == (models["clip"] if row["status"] == "ok" else None)
         assert row.pop("dino_model") == (models["dino"] if row["status"] == "ok" else None)
         assert row == before[name]
-    shown = numbers_of(read_rows(output)[0])
-    assert {"clip_text", "clip_frames", "dino_source"} <= set(shown)
+    shown = {metric.key for metric in Gallery.read(output, None, 10).metrics}
+    assert {"clip_text", "clip_frames", "dino_source"} <= shown
 
 
 def test_what_was_measured_is_left_alone_and_another_model_measures_again(
@@ -67,7 +67,7 @@ def test_what_was_measured_is_left_alone_and_another_model_measures_again(
     assert "0 edits measured, 2 had been before" in metrics(output, "--clip", models["clip"])[1]
     added = make_row("clip-1", "green", output="edits/clip-1/red.mp4")
     write_rows(output.uri, [added], "run-2-000000")
-    assert "1 edits measured, 2 had been before" in metrics(output, "--clip", models["clip"])[1]
+    assert "1 edit measured, 2 had been before" in metrics(output, "--clip", models["clip"])[1]
     other = save_clip(tmp_path / "other", seed=1)
     assert "3 edits measured" in metrics(output, "--clip", other)[1]
     assert rows_of(output)["clip-1/red"]["clip_text"] != first["clip_text"]
@@ -79,7 +79,7 @@ def test_a_clip_that_cannot_be_read_leaves_its_row_without_numbers(
     output.remove("edits/clip-1/red.mp4")
     status, text = metrics(output, "--clip", models["clip"])
     assert status == 3
-    assert "1 edits measured" in text
+    assert "1 edit measured" in text
     assert "1 not readable" in text
     assert "edits/clip-1/red.mp4" in text
     assert rows_of(output)["clip-1/red"]["clip_text"] is None
@@ -98,24 +98,24 @@ def test_progress_is_stored_while_a_file_is_measured(
 
     monkeypatch.setattr(Folder, "open", stop_at_the_second)
     status, text = metrics(output, "--clip", models["clip"])
-    assert status == 1
+    assert status == 130
     assert "run the same command again" in text
     monkeypatch.undo()
-    assert "1 edits measured, 1 had been before" in metrics(output, "--clip", models["clip"])[1]
+    assert "1 edit measured, 1 had been before" in metrics(output, "--clip", models["clip"])[1]
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "code", "expected"),
     [
-        ([], "no model to measure with: give --clip PATH, --dino PATH or both"),
-        (["--clip", "/no/such/model"], "--clip /no/such/model: no such folder"),
+        ([], 2, "no model to measure with: give --clip PATH, --dino PATH or both"),
+        (["--clip", "/no/such/model"], 1, "--clip /no/such/model: there is no such folder"),
     ],
 )
 def test_bad_usage_is_refused_before_anything_is_measured(
-    output: Folder, options: list[str], expected: str
+    output: Folder, options: list[str], code: int, expected: str
 ) -> None:
     status, text = metrics(output, *options)
-    assert status == 1
+    assert status == code
     assert expected in " ".join(text.split())
 
 

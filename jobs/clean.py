@@ -1,0 +1,130 @@
+"""`retake gc`: deletes the stored trajectories of an output folder that no result needs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+import yaml
+
+from cluster.garbage import KEEP, Unneeded, delete, find_garbage
+from cluster.job import Job
+from cluster.results.ledger import read_done
+from cluster.scan import scan_manifest
+from cluster.selection.survey import pending_videos
+from cluster.stages.check import CheckRows
+from jobs.errors import JobError, WrongOption, counted
+from jobs.manifest.checks import check_manifest
+from jobs.spec import ABOUT, JobSpec, absolute, parse_job
+from pipeline.storage import Folder
+
+RESOLVED = "job.yaml"
+
+
+def clean(
+    location: str, keep: str, *, dry_run: bool, yes: bool, confirm: Callable[[str], bool] | None
+) -> None:
+    """Delete what no result needs; ask before that deletes what results name.
+
+    Args:
+        location: the output folder of a job, a path or URI.
+        keep: as `trajectory.keep`.
+        dry_run: list it, and delete nothing.
+        yes: do not ask.
+        confirm: asks the user; None where there is nobody to ask.
+
+    Raises:
+        WrongOption: an unknown `keep`.
+        JobError: a folder that is no output, or a question that nobody answers.
+    """
+    if keep not in KEEP:
+        raise WrongOption(f"--keep {keep!r}: expected one of {', '.join(KEEP)}")
+    output = Folder(absolute(location))
+    job = _output_of(output)
+    pending = frozenset[str]() if keep == "always" else _pending(output, job)
+    found = find_garbage(output, keep, pending)
+    named = [one for one in found if one.named]
+    if dry_run:
+        _list(found)
+        return
+    if named and not yes:
+        question = (
+            f"{_count(named)}, {_megabytes(named)}: results name them and all of these edits are "
+            "done; a new prompt would invert the videos again. Delete them?"
+        )
+        if confirm is None:
+            raise JobError(f"{question} There is nobody to ask: say --yes, or see --dry-run")
+        if not confirm(question):
+            found = [one for one in found if not one.named]
+    delete(output, found)
+    print(f"{_count(found)} cleaned up, {_megabytes(found)} deleted")
+
+
+def _output_of(output: Folder) -> dict[str, Any]:
+    """The resolved job of an output folder; empty where there is none but results are.
+
+    Raises:
+        JobError: it has neither, so it is no output of a job.
+    """
+    try:
+        job = yaml.safe_load(output.read(RESOLVED)) if output.exists(RESOLVED) else None
+        if isinstance(job, dict) and isinstance(job.get(ABOUT), dict):
+            return job
+        results = output.list("results")
+    except (OSError, ValueError, ImportError, yaml.YAMLError) as error:
+        raise JobError(f"{output.uri}: cannot be read: {type(error).__name__}: {error}") from error
+    if any(name.endswith(".parquet") for name in results):
+        return {}
+    raise JobError(
+        f"{output.uri}: is no output of a job: it has neither a job.yaml that a run wrote nor "
+        "results/*.parquet; give the folder that the job file calls `output`"
+    )
+
+
+def _pending(output: Folder, job: dict[str, Any]) -> frozenset[str]:
+    """The ids of the videos with edits that are pending, as the manifest of the last run says."""
+    done = read_done(output)
+    try:
+        known = {field.name for field in fields(JobSpec)}
+        spec = parse_job({k: v for k, v in job.items() if k in known}, source=f"{output.uri}")
+        manifest = absolute(spec.manifest)
+        found = check_manifest(manifest, leave_out=output.uri)
+        about = job[ABOUT]
+        whole = Job(
+            manifest=manifest,
+            files=found.files,
+            base=found.base,
+            editing=spec.editing(),
+            cluster=spec.cluster,
+            checkpoint_fingerprint=about["fingerprints"]["checkpoint"],
+            run="",
+        )
+        check = CheckRows(whole, done, scan_manifest(found.files).repeated)
+        return pending_videos(found.files, check)
+    except Exception as error:  # the manifest may be gone, which is no reason to keep everything
+        print(
+            f"warning: which edits are pending is not known, since the job's manifest cannot be "
+            f"read: {error}. Videos with pending edits may have to be inverted again",
+            file=sys.stderr,
+        )
+        return frozenset()
+
+
+def _list(found: Sequence[Unneeded]) -> None:
+    for one in found:
+        if one.named:
+            why = "its edits are done"
+        else:
+            why = "no result names it" if one.whole else f"{len(one.files)} files that no index has"
+        print(f"trajectories/{one.key}  {one.size / 1e6:.1f} MB  {why}")
+    print(f"{_count(found)}, {_megabytes(found)} would be deleted")
+
+
+def _count(found: Sequence[Unneeded]) -> str:
+    return counted(len(found), "trajectory", "trajectories")
+
+
+def _megabytes(found: Sequence[Unneeded]) -> str:
+    return f"{sum(one.size for one in found) / 1e6:.1f} MB"

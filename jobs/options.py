@@ -1,0 +1,66 @@
+"""The options that several commands have."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from pipeline import __version__
+
+
+def _count(text: str) -> int:
+    """A whole number, 1 or more; or the message that says so."""
+    if re.fullmatch(r"[0-9]+", text) and int(text) > 0:
+        return int(text)
+    raise typer.BadParameter(f"is {text!r}; expected a whole number, 1 or more")
+
+
+PACKAGES = ("torch", "diffusers", "transformers", "ray")
+JobFile = Annotated[str, typer.Argument(help="The job file (YAML).", metavar="JOB")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the job; may be repeated."),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID",
+        help="Only these: video_id or video_id/edit_id, with * for any text; or @FILE, or a CSV, "
+        "Parquet or text file with the columns video_id and, if any, edit_id and pick (rows with "
+        "pick 'reject' are left out). May be repeated.",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        parser=_count, metavar="N", help="Only the first N videos that have something pending."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+Output = Annotated[str, typer.Argument(help="The output folder of a job, a path or URI.")]
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+
+
+def show_version(wanted: bool) -> None:
+    """Print what runs here, without importing it, and stop."""
+    if wanted:
+        found = ", ".join(f"{package} {_version(package)}" for package in PACKAGES)
+        print(f"retake {__version__}, {found}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=show_version, is_eager=True, help="Show it and exit."),
+]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
