@@ -17,7 +17,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "cluster", "jobs")
 
-BASE = frozenset({"storage", "errors", "settings", "records", "dtypes", "timing"})
+BASE = frozenset(
+    {"storage", "errors", "settings", "records", "dtypes", "timing", "values", "locations"}
+)
 """The modules of pipeline that every room but `algorithm` may import."""
 
 ROOMS = {
@@ -56,6 +58,9 @@ LINES_AIMED_AT = 40
 QUICK = (
     "pipeline",
     "pipeline.errors",
+    "pipeline.locations",
+    "pipeline.model.checkpoint",
+    "pipeline.model.sizes",
     "pipeline.records",
     "pipeline.settings",
     "pipeline.storage",
@@ -73,6 +78,8 @@ QUICK = (
     "cluster.stages.check",
     "cluster.scan",
     "jobs.run",
+    "jobs.validate",
+    "pipeline.plan",
 )
 """What the commands import before there is work to do, `validate` among them."""
 

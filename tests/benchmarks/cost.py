@@ -33,12 +33,13 @@ from torch import Tensor
 from pipeline.algorithm.branches import Branch
 from pipeline.algorithm.inversion import invert
 from pipeline.model.scheduler import schedule_from_config, script_schedule
-from pipeline.model.transformer import ForwardCounter, VelocityModel
+from pipeline.model.transformer import ForwardCounter
+from pipeline.plan import highest_stored
 from pipeline.settings import Reconstruction
-from tests.named_prompts import Edit, edit_with
+from tests.named_prompts import Edit, NamedModel, edit_with
 from tests.small_models import make_transformer, scheduler
 
-STEPS = 10
+STEPS, LAYERS = 10, 6
 LATENTS = (5, 16, 40, 40)
 EDITS = [Edit(f"edit {i}", seed=i) for i in range(4)]
 # Guided in all steps, as the script is: what sharing saves is measured here, and nothing else.
@@ -46,9 +47,9 @@ GUIDED = Reconstruction(start="noise", guidance_steps=(0, 1))
 SCRIPT = replace(GUIDED, reference="script")
 PLANS: dict[str, tuple[Reconstruction, float]] = {
     "shared reference (exact)": (replace(GUIDED, reference="shared"), 1.5),
-    "null reference": (GUIDED, 1.95),
-    "null, in the first half of the steps": (replace(GUIDED, inject_steps=(0, 0.5)), 2.3),
-    "null, from 60% of the levels": (replace(GUIDED, start=0.6), 3.0),
+    "empty reference": (GUIDED, 1.95),
+    "empty, in the first half of the steps": (replace(GUIDED, inject_steps=(0, 0.5)), 2.3),
+    "empty, from 60% of the levels": (replace(GUIDED, start=0.6), 3.0),
 }
 """Each plan's settings, and how many times cheaper than the script's it has to be."""
 
@@ -69,7 +70,7 @@ class Measured:
         self.injected += other.injected
 
 
-class TimedModel(VelocityModel):
+class TimedModel(NamedModel):
     """A model that notes the CPU time of each call by its kind: (branches, references seen)."""
 
     def __post_init__(self) -> None:
@@ -77,23 +78,19 @@ class TimedModel(VelocityModel):
         self.calls: dict[tuple[int, int, bool], list[float]] = defaultdict(list)
 
     def predict(
-        self,
-        branches: Sequence[Branch],
-        timestep: int,
-        reference: Tensor | None = None,
-        *,
-        share: bool = True,
+        self, branches: Sequence[Branch], *arguments: Any, **options: Any
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         start = time.process_time()
-        answer = super().predict(branches, timestep, reference, share=share)
+        answer = super().predict(branches, *arguments, **options)
         references = len({b.reference for b in branches} - {None})
-        self.calls[len(branches), references, share].append(time.process_time() - start)
+        kind = len(branches), references, options.get("share", True)
+        self.calls[kind].append(time.process_time() - start)
         return answer
 
 
 def main() -> int:
     model, clean = mid_sized_model(), torch.randn(LATENTS)
-    model.predict([Branch(clean, "")], 500)  # warm
+    model.predict([Branch(clean, model.named(""))], 500)  # warm
     script, ours = Measured(), {}
     for edit, (name, (settings, _)) in zip(EDITS, PLANS.items(), strict=True):
         script.add(measure(model, partial(script_plan, model, clean, edit)))
@@ -107,22 +104,22 @@ def main() -> int:
     return 0 if met else 1
 
 
-def script_plan(model: VelocityModel, clean: Tensor, edit: Edit, steps: int = STEPS) -> None:
+def script_plan(model: NamedModel, clean: Tensor, edit: Edit, steps: int | None = None) -> None:
     """The public script for one prompt: everything anew, and guidance in the inversion as well."""
-    schedule = script_schedule(scheduler(), steps)
+    schedule = script_schedule(scheduler(), steps or STEPS)
 
     def guided(x: Tensor, timestep: int) -> Tensor:
-        negative, positive = model.predict([Branch(x, "")] * 2, timestep)[0]
+        negative, positive = model.predict([Branch(x, model.named(""))] * 2, timestep)[0]
         return negative + 6.0 * (positive - negative)
 
     trajectory = invert(guided, clean, schedule, method="script")
     edit_with(model, lambda level: trajectory[level], [edit], schedule, SCRIPT)
 
 
-def our_plan(model: VelocityModel, clean: Tensor, settings: Reconstruction) -> None:
+def our_plan(model: NamedModel, clean: Tensor, settings: Reconstruction) -> None:
     """One inversion up to the highest level needed, and four edits in lockstep."""
     schedule = schedule_from_config(scheduler(), STEPS)
-    highest = settings.highest_stored(schedule)
+    highest = highest_stored(settings, STEPS)
     trajectory = invert(model.velocity(), clean, schedule, highest=highest)
     edit_with(model, lambda level: trajectory[level], EDITS, schedule, settings)
 
@@ -141,7 +138,7 @@ def mid_sized_model() -> TimedModel:
     transformer: Any = make_transformer(
         "5b",
         attention_head_dim=64,
-        num_layers=6,
+        num_layers=LAYERS,
         time_embed_dim=512,
         max_text_seq_length=48,
         sample_height=LATENTS[2],

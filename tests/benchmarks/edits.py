@@ -32,13 +32,12 @@ import torch
 from cluster.results.ledger import read_parts
 from jobs.demo import world
 from jobs.demo.judge import judge
-from jobs.demo.training.transformer import make_scheduler
 from jobs.manifest.writing import write_manifest
 from jobs.run import run_job
 from jobs.spec import parse_job
 from pipeline.media.decoding import read_clip
 from pipeline.media.encoding import write_clip
-from pipeline.model.scheduler import schedule_from_config
+from pipeline.plan import highest_stored
 from pipeline.settings import Reconstruction
 from pipeline.storage import Folder
 
@@ -210,8 +209,7 @@ def round_trip_forwards(name: str) -> float:
     """What certifying the round trip adds to the forwards of each of a clip's edits."""
     inversion = {"steps": STEPS, **SETTINGS[name].get("inversion", {})}
     settings = Reconstruction(**SETTINGS[name].get("reconstruction", {}))
-    schedule = schedule_from_config(make_scheduler().config, inversion["steps"])
-    return settings.highest_stored(schedule) / EDITS
+    return highest_stored(settings, int(inversion["steps"])) / EDITS
 
 
 def summary(

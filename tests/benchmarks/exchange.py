@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,8 @@ ESTIMATED = (
 )
 KINDS = ("ulysses", "ring", "tokens", "halves")
 LATENT_CHANNELS = 16
+Counts = dict[Degrees, dict[str, dict[str, int]]]
+"""Bytes by degrees, family and kind of exchange."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,10 @@ def sent_in_a_step(model: Model, degrees: Degrees) -> dict[str, float]:
 
 def main() -> None:
     if sys.argv[1:2] == ["ranks"]:
-        run_groups(
-            MEASURED, Path(sys.argv[2]), lambda group, d: _measure(group, d, sys.argv[2]), _nothing
-        )
+        folder, some = sys.argv[2], MEASURED[: int(sys.argv[3])]
+        run_groups(some, Path(folder), lambda group, d: _measure(group, d, folder), _nothing)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "tests.benchmarks.exchange", "ranks", folder]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-        counts = {d: json.loads((Path(folder) / str(d)).read_text()) for _, d in MEASURED}
+    counts = counted(len(MEASURED))
     print("# What a rank sends in one step\n")
     print(
         "One step is one edit's guided prediction with reference attention (negative, positive "
@@ -139,7 +137,16 @@ def main() -> None:
     print("\n".join(_table(_estimated_rows())))
 
 
-def _counted_rows(counts: dict[Degrees, dict[str, dict[str, int]]]) -> Iterator[list[str]]:
+def counted(groups: int) -> Counts:
+    """The bytes that a rank of each of the first groups of `MEASURED` sends."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tests.benchmarks.exchange", "ranks", folder, str(groups)]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        measured = MEASURED[:groups]
+        return {d: json.loads((Path(folder) / str(d)).read_text()) for _, d in measured}
+
+
+def _counted_rows(counts: Counts) -> Iterator[list[str]]:
     yield [
         "model",
         "video tokens",
@@ -192,8 +199,10 @@ def _measure(group: TokenGroup, degrees: Degrees, folder: str) -> None:
         prompts = {prompt: torch.zeros(small.text_tokens, 32) for prompt in ("", "a", "worse")}
         model = NamedModel(transformer, prompts, group=group)
         x = torch.zeros(small.latent_frames, LATENT_CHANNELS, small.rows, small.columns)
+        empty = model.named("")
+        branches = [Branch(x, model.named(name), empty) for name in ("worse", "a")]
         with _counting() as counts[family]:
-            model.predict([Branch(x, "worse", ""), Branch(x, "a", "")], 500, x)
+            model.predict(branches, 500, x)
     everyone = group.gather_objects(counts)
     if any(other != counts for other in everyone):
         raise SystemExit(f"the ranks of {degrees} do not send the same: {everyone}")
@@ -212,8 +221,8 @@ def _counting() -> Iterator[Counter[str]]:
 
     def counting_all_to_all(
         x: torch.Tensor,
-        output_split_sizes: Sequence[int] | None,
-        input_split_sizes: Sequence[int] | None,
+        output_split_sizes: list[int] | None,
+        input_split_sizes: list[int] | None,
         group: dist.ProcessGroup,
         *rest: Any,
     ) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from jobs.demo import world
-from pipeline import Editor, Inversion, Reconstruction
+from pipeline import Editor, EditSpec, Inversion, Reconstruction
 from pipeline.model.vae import to_uint8
 from pipeline.quality.metrics import psnr_db
 from tests.benchmarks.edits import SEED, STEPS
@@ -74,7 +74,10 @@ def there_and_back(editor: Editor, clip: Tensor, method: str, start: float) -> T
     inversion = Inversion(STEPS, method)  # type: ignore[arg-type]
     trajectory = editor.invert(clip, inversion, highest=start)
     settings = Reconstruction(start=start, guidance_scale=1, reference="none")
-    return editor.reconstruct(trajectory, [""], settings)[0]
+    # Not `reconstruct`: an edit needs a prompt, and this is none.
+    nothing = settings.filled(EditSpec(""), seed=0)
+    latents = editor.denoise(trajectory, [nothing], settings).latents[0]
+    return to_uint8(editor.decode(latents, len(clip)))
 
 
 def mean_psnr_db(clips: list[Tensor], others: list[Tensor]) -> float:

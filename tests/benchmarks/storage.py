@@ -19,7 +19,7 @@ import torch
 from pipeline.algorithm.inversion import invert
 from pipeline.model.scheduler import schedule_from_config
 from pipeline.quality.metrics import signal_to_error_db
-from pipeline.settings import Inversion, Reconstruction
+from pipeline.settings import Reconstruction
 from pipeline.storage import Folder
 from pipeline.trajectories.index import TrajectoryIndex, commit
 from pipeline.trajectories.reader import TrajectoryReader
@@ -51,7 +51,7 @@ def main() -> None:
     model = NamedModel(transformer, prompts)
     schedule = schedule_from_config(SCHEDULER, STEPS)
     began = time.perf_counter()
-    entries = invert(model.velocity(), torch.randn(SHAPE), schedule, Inversion(steps=STEPS))
+    entries = invert(model.velocity(), torch.randn(SHAPE), schedule)
     inversion_s = time.perf_counter() - began
     print(
         f"{SHAPE[0] * SHAPE[2] * SHAPE[3] // 4} tokens, {STEPS} steps, float32, "

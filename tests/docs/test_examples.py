@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ def test_an_example_is_a_job(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_says_how_to_run_it(path: Path) -> None:
-    assert f"retake run jobs/examples/{path.name}" in path.read_text()
+    assert re.search(rf"retake run \S*{path.name}", path.read_text())
 
 
 @pytest.mark.ray
@@ -30,17 +32,17 @@ def test_the_laptops_example_runs_on_the_demos_clips(
     from cluster import quiet  # noqa: F401
     import ray  # isort: skip
 
-    from jobs.cli import EXIT_DONE, execute
     from jobs.demo.job import write_demo
+    from jobs.run import run_job
 
     monkeypatch.chdir(tmp_path)
     write_demo(tmp_path / "demo")
     small = ("inversion.steps=2", "video.height=32", "video.width=32", "video.frames=5")
-    job = str(ROOT / "jobs/examples/laptop.yaml")
+    job = shutil.copy(ROOT / "jobs/examples/laptop.yaml", tmp_path / "demo")
     ours = not ray.is_initialized()
     try:
-        assert execute(lambda: load_job(job, small)) == EXIT_DONE
+        assert run_job(load_job(str(job), small)) == 0
     finally:
         if ours:
             ray.shutdown()
-    assert len(list((tmp_path / "laptop-out/edits").rglob("*.mp4"))) == 6
+    assert len(list((tmp_path / "demo/laptop-out/edits").rglob("*.mp4"))) == 6

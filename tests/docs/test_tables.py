@@ -60,7 +60,7 @@ class Inversion:
     steps: Annotated[int, Ge(1), Le(1000)] = 50
     width: Annotated[int, Ge(16)] | None = None
     height: Annotated[int, Ge(16)] | None = None
-    method: Literal["null", "a|b"] = "null"
+    method: Literal["pec", "a|b"] = "pec"
     window: tuple[float, float] = (0.0, 0.4)
 '''
     (declaration,) = ast.parse(source).body
@@ -71,7 +71,7 @@ class Inversion:
     assert tables.table("Inversion", tables.fields_of(declaration)).splitlines()[2:] == [
         "| `inversion.steps` | integer ≥ 1, ≤ 1000 | `50` | how many, in all. |",
         "| `inversion.width`, `inversion.height` | integer ≥ 16 | `null` | in pixels. |",
-        '| `inversion.method` | `null`, `a\\|b` | `"null"` | which. |',
+        "| `inversion.method` | `pec`, `a\\|b` | `pec` | which. |",
     ]
 
 

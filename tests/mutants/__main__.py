@@ -66,8 +66,10 @@ SCHEDULE = ("tests/pipeline/algorithm/test_schedule.py", *INVERSION)
 SCRIPT = "tests/pipeline/algorithm/test_script.py"
 TRAJECTORY = ("tests/pipeline/trajectories/test_trajectory.py",)
 KEYS = ("tests/cluster/ranks/test_editing.py", "-k", "key or seed_of_its_own")
-NAMES = ("tests/pipeline/model/test_checkpoint.py", "-k", "fingerprint or pointer")
-CHECK = ("tests/cluster/test_job.py", "tests/cluster/test_rows.py", "tests/cluster/test_stages.py")
+NAMES = ("tests/pipeline/model/test_checkpoint.py", "-k", "fingerprint")
+WEIGHTS = ("tests/pipeline/model/folder/test_weights.py",)
+VOCABULARY = ("tests/pipeline/model/folder/test_vocabulary.py",)
+CHECK = tuple(f"tests/cluster/test_{name}.py" for name in ("job", "rows", "stages", "selection"))
 ROOMS = (
     Room("cluster/ranks/owner.py", ("tests/cluster/ranks/test_owner.py",), 20),
     Room("cluster/stages/check.py", CHECK, 10),
@@ -83,9 +85,11 @@ ROOMS = (
     Room("pipeline/trajectories/index.py", TRAJECTORY, 18),
     Room("cluster/ranks/editing.py", KEYS, 8, ("trajectory_key", "seed")),
     Room("pipeline/model/checkpoint.py", NAMES, 14, ("_fingerprint", "_samples")),
+    Room("pipeline/model/folder/weights.py", WEIGHTS, 20),
+    Room("pipeline/model/folder/vocabulary.py", VOCABULARY, 14),
 )
 IMPORTED_ONCE = (
-    "av", "diffusers", "fsspec", "hypothesis", "numpy", "pyarrow.parquet", "pydantic", "torch",
+    "av", "diffusers", "fsspec", "hypothesis", "numpy", "pyarrow.parquet", "torch",
     "safetensors.torch", "transformers", "transformers.models.t5.modeling_t5",
     "diffusers.models.transformers.cogvideox_transformer_3d",
     "diffusers.models.autoencoders.autoencoder_kl_cogvideox",
