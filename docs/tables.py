@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.jobfile.docstrings import argument_texts
+
 ROOT = Path(__file__).parent.parent
 PAGES = ("docs/guide.md",)
 SOURCES = ("jobs/spec.py", "pipeline/settings.py", "cluster/settings.py", "pipeline/records.py")
@@ -143,25 +145,6 @@ def fields_of(declaration: ast.ClassDef) -> list[Field]:
     return fields + [field for base in bases for field in fields_of(base)]
 
 
-def argument_texts(docstring: str) -> dict[str, str]:
-    """The texts of a docstring's `Args:` section by name; `a, b: text` gives both the text."""
-    lines = docstring.split("\n")
-    if "Args:" not in lines:
-        return {}
-    texts: dict[str, str] = {}
-    names: list[str] = []
-    for line in lines[lines.index("Args:") + 1 :]:
-        if line and not line.startswith(" "):
-            break
-        start = re.match(r"    ([\w, ]+): (.*)", line)
-        if start and not line.startswith("     "):
-            names = start.group(1).split(", ")
-            texts.update(dict.fromkeys(names, start.group(2)))
-        else:
-            texts.update({name: f"{texts[name]} {line.strip()}".strip() for name in names})
-    return texts
-
-
 def default_of(value: ast.expr | None) -> str | None:
     """A default as YAML writes it; None where there is none."""
     if value is None:
@@ -175,8 +158,7 @@ def default_of(value: ast.expr | None) -> str | None:
         return str([int(x) if float(x).is_integer() else x for x in default])
     if isinstance(default, float):
         return f"{default:g}"
-    # Bare, YAML reads the name `null` as no value.
-    return f'"{default}"' if default in ("", "null") else str(default)
+    return str(default) or '""'
 
 
 def kind_in_words(node: ast.expr, known: dict[str, ast.expr]) -> str:
