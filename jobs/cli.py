@@ -184,9 +184,8 @@ def demo(
     """Draw a few clips, edit them with the embedded checkpoint, and write a report."""
     if "://" in output:
         raise WrongOption(f"--output {output!r}: expected a local folder; the demo is small")
-    print(
-        f"demo     drawing clips in {output}", flush=True
-    )  # before the imports, which take seconds
+    # before the imports, which take seconds
+    print(f"demo     drawing clips in {output}", flush=True)
     from jobs.demo.job import write_demo
     from jobs.report import write_report
     from jobs.run import run_job
