@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
-import yaml
-
 from cluster.garbage import KEEP, Unneeded, delete, find_garbage
 from cluster.job import Job
 from cluster.results.ledger import read_done
@@ -17,10 +15,8 @@ from cluster.selection.survey import pending_videos
 from cluster.stages.check import CheckRows
 from jobs.errors import JobError, WrongOption, counted
 from jobs.manifest.checks import check_manifest
-from jobs.spec import ABOUT, JobSpec, absolute, parse_job
+from jobs.spec import ABOUT, JobSpec, absolute, parse_job, read_resolved
 from pipeline.storage import Folder
-
-RESOLVED = "job.yaml"
 
 
 def clean(
@@ -68,13 +64,10 @@ def _output_of(output: Folder) -> dict[str, Any]:
     Raises:
         JobError: it has neither, so it is no output of a job.
     """
-    try:
-        job = yaml.safe_load(output.read(RESOLVED)) if output.exists(RESOLVED) else None
-        if isinstance(job, dict) and isinstance(job.get(ABOUT), dict):
-            return job
-        results = output.list("results")
-    except (OSError, ValueError, ImportError, yaml.YAMLError) as error:
-        raise JobError(f"{output.uri}: cannot be read: {type(error).__name__}: {error}") from error
+    job = read_resolved(output)
+    if isinstance(job.get(ABOUT), dict):
+        return job
+    results = output.list("results")
     if any(name.endswith(".parquet") for name in results):
         return {}
     raise JobError(
@@ -89,11 +82,10 @@ def _pending(output: Folder, job: dict[str, Any]) -> frozenset[str]:
     try:
         known = {field.name for field in fields(JobSpec)}
         spec = parse_job({k: v for k, v in job.items() if k in known}, source=f"{output.uri}")
-        manifest = absolute(spec.manifest)
-        found = check_manifest(manifest, leave_out=output.uri)
+        found = check_manifest(spec.manifest, leave_out=output.uri)
         about = job[ABOUT]
         whole = Job(
-            manifest=manifest,
+            manifest=spec.manifest,
             files=found.files,
             base=found.base,
             editing=spec.editing(),

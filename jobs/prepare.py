@@ -13,7 +13,7 @@ from cluster.scan import Scan, scan_manifest
 from cluster.stages.blocks import RESERVED
 from jobs.errors import JobError, ManifestError
 from jobs.manifest.checks import ManifestInfo, check_manifest
-from jobs.spec import JobSpec, absolute
+from jobs.spec import JobSpec
 from pipeline.errors import Unreadable
 from pipeline.media.counts import FrameRule
 from pipeline.settings import EditingSettings
@@ -52,15 +52,15 @@ def prepare(spec: JobSpec, *, write: bool = True) -> Prepared:
         JobError: with every problem found.
     """
     problems: list[str] = []
-    editing, manifest_uri = spec.editing(), absolute(spec.manifest)
-    manifest = _read_manifest(manifest_uri, editing, problems)
+    editing = spec.editing()
+    manifest = _read_manifest(spec.manifest, editing, problems)
     model = _read_checkpoint(spec, editing, problems)
-    problems.extend((_write_problems if write else output_problems)(editing.output))
+    problems.extend((_write_problems if write else _output_problems)(editing.output))
     if problems or manifest is None or model is None:
         raise JobError("\n".join(problems))
     (info, scan), (checkpoint, clip) = manifest, model
     job = Job(
-        manifest=manifest_uri,
+        manifest=spec.manifest,
         files=info.files,
         base=info.base,
         editing=editing,
@@ -87,12 +87,13 @@ def _read_checkpoint(
 ) -> tuple[CheckpointInfo, Any] | None:
     """The checkpoint and the size of the clips, where the settings fit both."""
     from pipeline.model.checkpoint import open_checkpoint
-    from pipeline.model.sizes import check_blocks, clip_size
+    from pipeline.model.sizes import check_blocks, check_steps, clip_size
 
     try:
         checkpoint = open_checkpoint(editing.checkpoint)
         clip = clip_size(editing.video, checkpoint)
         check_blocks(editing.reconstruction, checkpoint)
+        check_steps(editing.inversion, checkpoint)
         _check_groups(spec, checkpoint, clip)
         return checkpoint, clip
     except ValueError as error:
@@ -133,22 +134,25 @@ def _write_problems(output: str) -> list[str]:
     return []
 
 
-def output_problems(output: str) -> list[str]:
+def _output_problems(output: str) -> list[str]:
     """What can be seen of an output folder without writing to it."""
     folder = Folder(output)
     try:
-        if not folder.is_local:
-            bucket = folder.path().split("/")[0]
-            if folder.fs.exists(folder.path()) or folder.fs.exists(bucket):
-                return []
-            return [f"output {output}: there is no bucket {bucket!r}; make it first"]
+        problem = _local_problem(Path(folder.path())) if folder.is_local else _no_bucket(folder)
     except Exception as error:  # each storage has its own kinds of failure
-        return [f"output {output}: {explain(error, output, 'reached').text}"]
-    place = Path(folder.path())
+        problem = explain(error, output, "reached").text
+    return [f"output {output}: {problem}"] if problem else []
+
+
+def _no_bucket(folder: Folder) -> str:
+    bucket = folder.path().split("/")[0]
+    there = folder.fs.exists(folder.path()) or folder.fs.exists(bucket)
+    return "" if there else f"there is no bucket {bucket!r}; make it first"
+
+
+def _local_problem(place: Path) -> str:
     there = next(path for path in (place, *place.parents) if path.exists())
     if not there.is_dir():
         which = "" if there == place else f"{there} "
-        return [f"output {output}: {which}is a file; expected a folder"]
-    if not os.access(there, os.W_OK | os.X_OK):
-        return [f"output {output}: {there} may not be written to"]
-    return []
+        return f"{which}is a file; expected a folder"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} may not be written to"

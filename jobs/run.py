@@ -19,7 +19,7 @@ from cluster.stages.check import CheckRows
 from jobs.display import Progress, show_end, show_plan
 from jobs.errors import counted
 from jobs.prepare import Prepared, prepare
-from jobs.spec import JobSpec
+from jobs.spec import RESOLVED, JobSpec
 from jobs.trial import Part
 from pipeline import __version__
 from pipeline.storage import Folder
@@ -59,7 +59,7 @@ def run_job(spec: JobSpec, part: Part | None = None) -> int:
             progress.phase(f"{ray}, {counted(todo.edits, 'edit')} to make")
             from cluster import dataflow
 
-            Folder(prepared.job.editing.output).write("job.yaml", resolved(prepared).encode())
+            Folder(prepared.job.editing.output).write(RESOLVED, resolved(prepared).encode())
             counts = dataflow.run(
                 prepared.job,
                 todo.done,

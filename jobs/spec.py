@@ -19,10 +19,13 @@ from jobs.jobfile.paths import LOCATIONS, absolute, folder_of, location_of, mode
 from jobs.jobfile.problems import build
 from jobs.jobfile.reading import parse_yaml, read_values
 from pipeline.settings import EditingSettings
+from pipeline.storage import Folder, explain
 from pipeline.values import shown
 
 __all__ = ["JobSpec", "absolute", "load_job", "model", "parse_job"]
 
+RESOLVED = "job.yaml"
+"""The name in an output folder of the job that a run wrote there."""
 ABOUT = "about"
 """The key under which a run writes what it ran with into the resolved job; read over."""
 
@@ -68,6 +71,20 @@ def load_job(path: str, changes: Sequence[str] = ()) -> JobSpec:
         del values[ABOUT]
     values.setdefault("name", name_of(path))
     return parse_job(values, changes, source=f"job file {path}", folder=folder_of(path))
+
+
+def read_resolved(output: Folder) -> dict[str, Any]:
+    """The values of the job that a run wrote into its output folder; empty where there is none.
+
+    Raises:
+        JobError: the file cannot be read, or holds no keys and values.
+    """
+    try:
+        return read_values(output.full_uri(RESOLVED)) if output.exists(RESOLVED) else {}
+    except JobError as error:
+        raise JobError(f"{output.uri}: cannot be read: {error}") from error
+    except Exception as error:  # each storage has its own kinds of failure
+        raise JobError(f"{output.uri}: {explain(error, output.uri).text}") from error
 
 
 def parse_job(

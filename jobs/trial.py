@@ -149,9 +149,7 @@ def _table_rows(uri: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for place, row in read_table(uri, problems):
         if not isinstance(row, Mapping):
             raise JobError(f"--only {uri}: {place} is {row!r}; expected a video_id by that name")
-        if "video_id" not in row:
-            names = ", ".join(map(repr, row))
-            raise JobError(f"--only {uri}: there is no column 'video_id'; it has {names}")
+        _check_columns(uri, list(row))
         yield place, row
     if problems:
         raise JobError(f"--only {uri}: {'; '.join(problems)}")
@@ -163,14 +161,18 @@ def _parquet_rows(uri: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             table = pq.ParquetFile(file).read()
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         raise JobError(f"--only {uri}: {_why(error, uri)}") from error
-    if "video_id" not in table.column_names:
-        found = ", ".join(map(repr, table.column_names))
+    _check_columns(uri, table.column_names)
+    wanted = [name for name in ("video_id", "edit_id", "pick") if name in table.column_names]
+    yield from ((f"row {n}", row) for n, row in enumerate(table.select(wanted).to_pylist(), 1))
+
+
+def _check_columns(uri: str, names: Sequence[str]) -> None:
+    if "video_id" not in names:
+        found = ", ".join(map(repr, names))
         raise JobError(
             f"--only {uri}: there is no column 'video_id'. It has {found}; expected video_id and, "
             "if any, edit_id and pick"
         )
-    wanted = [name for name in ("video_id", "edit_id", "pick") if name in table.column_names]
-    yield from ((f"row {n}", row) for n, row in enumerate(table.select(wanted).to_pylist(), 1))
 
 
 def _lines(uri: str) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import typer
 
 from jobs.errors import WrongOption
+from jobs.jobfile.docstrings import argument_texts
 from pipeline.records import VideoSpec
 from pipeline.settings import EditingSettings, Inversion, Reconstruction, VideoSettings
 
@@ -53,11 +54,9 @@ ALIASES = {
 
 
 def described(kind: type) -> dict[str, str]:
-    """What the docstring of a class says of each field."""
-    _, _, args = inspect.cleandoc(kind.__doc__ or "").partition("Args:\n")
-    found = re.findall(r"^    (\w+(?:, \w+)*): (.*(?:\n {5,}.*)*)", args, re.MULTILINE)
-    texts = ((names.split(", "), " ".join(text.split())) for names, text in found)
-    return {name: text[:1].upper() + text[1:] for names, text in texts for name in names}
+    """What the docstring of a class says of each field, as the help shows it."""
+    texts = argument_texts(kind.__doc__ or "")
+    return {name: text[:1].upper() + text[1:] for name, text in texts.items()}
 
 
 def with_settings(

@@ -26,11 +26,11 @@ from importlib import resources
 from itertools import accumulate
 from typing import Any
 
-from jobs.errors import WrongOption
+from jobs.errors import JobError, WrongOption
 from jobs.jobfile.paths import absolute
-from jobs.report.gather import Gallery, link_to, read_job
+from jobs.report.gather import Gallery, link_to
 from jobs.report.read import as_json
-from pipeline.storage import Folder
+from pipeline.storage import Folder, explain
 
 VIDEOS_IN_A_FILE = 60
 SAMPLE = 100_000
@@ -55,7 +55,8 @@ def write_report(output_uri: str, compare: str | None = None, sample: int = SAMP
 
     Raises:
         WrongOption: a `sample` below 1.
-        JobError: a folder holds no results, or no link leads from one to the other.
+        JobError: a folder holds no results, no link leads from one to the other, or the report
+            cannot be written.
         Unreadable: results are damaged, or were put together meanwhile.
     """
     if sample < 1:
@@ -64,15 +65,19 @@ def write_report(output_uri: str, compare: str | None = None, sample: int = SAMP
     assert output
     if other:
         link_to(output, other)
-    gallery = Gallery.read(output, other, sample)
-    with _Report(output.child("report")) as report:
-        summary = gallery.summary() | _write_data(report, gallery)
-        summary |= {
-            "settings": _settings(output),
-            # names the marks that a browser keeps; no path, as the page may be given away
-            "key": hashlib.sha256(output.full_uri("").encode()).hexdigest()[:12],
-        }
-        return report.publish(_page(gallery.title, summary))
+    gallery, folder = Gallery.read(output, other, sample), output.child("report")
+    try:
+        with _Report(folder) as report:
+            summary = gallery.summary() | _write_data(report, gallery)
+            summary |= {
+                "settings": _settings(gallery.job),
+                # names the marks that a browser keeps; no path, as the page may be given away
+                "key": hashlib.sha256(output.full_uri("").encode()).hexdigest()[:12],
+            }
+            return report.publish(_page(gallery.title, summary))
+    except OSError as error:
+        why = explain(error, folder.uri, "written").text
+        raise JobError(f"report {folder.uri}: {why}") from error
 
 
 def _write_data(report: _Report, gallery: Gallery) -> dict[str, Any]:
@@ -112,9 +117,8 @@ def _edit_ids(gallery: Gallery) -> dict[str, Any]:
     return {"names": [ids[code] for code in present], "edit": [place[code] for code in codes]}
 
 
-def _settings(output: Folder) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The resolved job as sections of names and values; empty where there is no job.yaml."""
-    job = read_job(output)
+def _settings(job: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The resolved job as sections of names and values."""
     sections = {"job": [(k, _value(v)) for k, v in job.items() if not isinstance(v, dict)]}
     for name, section in job.items():
         if isinstance(section, dict):

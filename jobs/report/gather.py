@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import yaml
 
 from cluster.results.schema import plain_rows
 from jobs.errors import JobError
@@ -27,6 +26,7 @@ from jobs.report.read import (
     read_run,
 )
 from jobs.report.rows import Edit, make_card, shown
+from jobs.spec import read_resolved
 from pipeline.storage import Folder
 
 DIFFERENCE = "difference:"
@@ -42,6 +42,8 @@ class Gallery:
 
     Args:
         there: the other run, if one is compared.
+        job: the resolved one of this run; empty where there is none.
+        title, title_there: the names of both jobs.
         edits: all edits, and of them those that are shown.
         metrics: the numbers that edits have, in the page's order; differences last.
     """
@@ -49,6 +51,9 @@ class Gallery:
     names: Names
     here: Run
     there: Run | None
+    job: Mapping[str, Any]
+    title: str
+    title_there: str
     edits: Joined
     shown: Joined
     metrics: list[Metric]
@@ -60,11 +65,11 @@ class Gallery:
         there = read_run(other, names) if other else None
         edits = join(names, here, there)
         shown_edits = edits.at(choose(names, edits, most))
-        return cls(names, here, there, edits, shown_edits, _metrics(here, there))
-
-    @property
-    def title(self) -> str:
-        return title_of(self.here.output)
+        job = read_resolved(output)
+        title_there = title_of(other, read_resolved(other)) if other else ""
+        metrics = _metrics(here, there, title_there)
+        titles = title_of(output, job), title_there
+        return cls(names, here, there, job, *titles, edits, shown_edits, metrics)
 
     def numbers(self, key: str, edits: Joined) -> np.ndarray:
         """A number of edits, or the difference of the runs in it; nan where there is none."""
@@ -139,7 +144,7 @@ class Gallery:
         }
         if self.there:
             both = int(((self.edits.here >= 0) & (self.edits.there >= 0)).sum())
-            names = (self.title, title_of(self.there.output))
+            names = (self.title, self.title_there)
             if names[0] == names[1]:
                 names = ("this run", "the other run")
             summary["compare"] = {
@@ -169,22 +174,14 @@ class _Rows:
         return [next(rows) if has else None for has in has_row]
 
 
-def title_of(output: Folder) -> str:
+def title_of(output: Folder, job: Mapping[str, Any]) -> str:
     """The job's name: `name` in its job.yaml, or its folder's."""
-    name = read_job(output).get("name")
+    name = job.get("name")
     if isinstance(name, str) and name.strip():
         return name
     parts = [part for part in output.path().split("/") if part]
     known = len(parts) > 1 and parts[-1].lower() in COMMON_NAMES
     return "/".join(parts[-2 if known else -1 :]) or "Results"
-
-
-def read_job(output: Folder) -> dict[str, Any]:
-    """The resolved job; empty where there is no job.yaml."""
-    if not output.exists("job.yaml"):
-        return {}
-    job = yaml.safe_load(output.read("job.yaml"))
-    return job if isinstance(job, dict) else {}
 
 
 def link_to(output: Folder, other: Folder) -> str:
@@ -203,7 +200,7 @@ def link_to(output: Folder, other: Folder) -> str:
     return quote(posixpath.relpath(there, posixpath.join(here, "report")))
 
 
-def _metrics(here: Run, there: Run | None) -> list[Metric]:
+def _metrics(here: Run, there: Run | None, title_there: str) -> list[Metric]:
     present = dict.fromkeys([*here.numbers, *(there.numbers if there else ())])
     keys = [m.key for m in METRICS if m.key in present]
     keys += [key for key in present if key not in keys]
@@ -216,7 +213,7 @@ def _metrics(here: Run, there: Run | None) -> list[Metric]:
                         metric,
                         key=DIFFERENCE + metric.key,
                         label=f"{metric.label}, difference",
-                        group=f"Difference to {title_of(there.output)}",
+                        group=f"Difference to {title_there}",
                         about="This run's value minus the other run's.",
                     )
                 )

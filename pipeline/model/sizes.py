@@ -1,11 +1,11 @@
-"""What a job asks of its checkpoint, checked before anything runs: clip size and blocks."""
+"""What a job asks of its checkpoint, checked before anything runs: clip size, blocks and steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from pipeline.model.checkpoint import CheckpointInfo
-from pipeline.settings import Reconstruction, VideoSettings
+from pipeline.settings import Inversion, Reconstruction, VideoSettings
 
 
 @dataclass(frozen=True)
@@ -47,4 +47,18 @@ def check_blocks(reconstruction: Reconstruction, info: CheckpointInfo) -> None:
         raise ValueError(
             f"reconstruction.inject_blocks is {list(window)}; this checkpoint has {layers} layers: "
             f"its blocks lie within [0, {layers}]"
+        )
+
+
+def check_steps(inversion: Inversion, info: CheckpointInfo) -> None:
+    """Whether the checkpoint was trained at so many noise levels.
+
+    Raises:
+        ValueError: there are fewer training timesteps than steps.
+    """
+    trained = int(info.scheduler["num_train_timesteps"])
+    if inversion.steps > trained:
+        raise ValueError(
+            f"inversion.steps is {inversion.steps}; this checkpoint has {trained} training "
+            f"timesteps: take {trained} or fewer"
         )

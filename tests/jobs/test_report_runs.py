@@ -249,3 +249,36 @@ def test_memory_grows_by_less_than_a_kilobyte_a_row(tmp_path: Path) -> None:
         peaks.append(int(done.stdout))
         assert read_summary(str(output))["edits"] == 2500 * parts
     assert np.diff(peaks)[0] < 1000 * 30_000, json.dumps(peaks)
+
+
+def test_the_jobs_of_both_runs_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(
+        "jobs.report.gather.read_resolved", lambda output: read.append(output.uri) or {}
+    )
+    two_runs(make_rows(2, 2), make_rows(2, 2), tmp_path)
+    assert read == [str(tmp_path / "a"), str(tmp_path / "b")]
+
+
+def test_a_damaged_job_file_in_an_output_is_named(tmp_path: Path) -> None:
+    write_rows(str(tmp_path), make_rows(1, 1))
+    (tmp_path / "job.yaml").write_text("name: [")
+    done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert done.exit_code == 1
+    assert f"{tmp_path}: cannot be read: job file {tmp_path}/job.yaml: is not" in done.stderr
+
+
+def test_a_report_that_finds_the_disk_full_is_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_rows(str(tmp_path), make_rows(1, 1))
+    monkeypatch.setattr(Folder, "write", full)
+    done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: report {tmp_path}/report: cannot be written")
+    assert "No space left on device" in done.stderr

@@ -71,7 +71,7 @@ def test_a_list_may_be_text_with_an_id_a_line(tmp_path: Path) -> None:
         ("nowhere.csv", None, "nowhere.csv: cannot be read"),
         ("nowhere.txt", None, "nowhere.txt: there is no such file"),
         ("nowhere.parquet", None, "nowhere.parquet: there is no such file"),
-        ("l.csv", "video,edit_id\na,b\n", "there is no column 'video_id'; it has 'video'"),
+        ("l.csv", "video,edit_id\na,b\n", "there is no column 'video_id'. It has 'video'"),
         ("l.csv", "video_id,edit_id\n,b\n", "line 2 has no video_id"),
         ("l.csv", "video_id,pick\na,reject\n", "names no video and no edit"),
         ("l.parquet", "no parquet", "cannot be read"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from cluster.results.ledger import Keys
 from jobs.cli import app
 from jobs.manifest.schema import SCHEMA
 from tests.drawn_videos import draw, grays
+from tests.small_models import change_json
 
 HEAVY = ("torch", "ray", "diffusers", "transformers", "av")
 
@@ -188,3 +190,28 @@ def test_validate_imports_no_model_and_no_ray_and_takes_little_time(tmp_path: Pa
     assert not set(HEAVY) & set(modules)
     # Of the processor, since another process may have it: a tenth of this without torch.
     assert after.children_user - before.children_user < 5
+
+
+def test_more_steps_than_the_checkpoint_has_training_timesteps_are_refused(
+    tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
+    folder = Path(shutil.copytree(checkpoints["5b"], tmp_path / "5b"))
+    change_json(folder / "scheduler/scheduler_config.json", num_train_timesteps=40)
+    job = a_job(tmp_path, [a_row("a.mp4")], checkpoint=str(folder))
+    status, text = validate(job)
+    assert status == 1
+    assert "inversion.steps is 50; this checkpoint has 40 training timesteps" in text
+    assert validate(job, "--set", "inversion.steps=40")[0] == 0
+
+
+def test_an_output_that_may_not_be_looked_at_is_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> Path:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    job = a_job(tmp_path, [a_row("a.mp4")])
+    monkeypatch.setattr("jobs.prepare.Path", refuse)
+    status, text = validate(job)
+    assert status == 1
+    assert f"output {tmp_path}/out: may not be reached" in text

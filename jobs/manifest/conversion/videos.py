@@ -17,6 +17,7 @@ from fsspec.utils import glob_translate
 from jobs.errors import ConvertError
 from jobs.manifest.conversion.records import Record, examples, reading
 from jobs.manifest.conversion.tables import read_text
+from pipeline.locations import expanded, resolve_uri
 from pipeline.storage import join, split
 
 # the first one wins where a folder has a video in two forms
@@ -149,12 +150,9 @@ def absolute_video(name: str, base: str) -> str:
     """
     if "::" in name or "://" in name:
         return name
-    if name.startswith("~"):
-        name = os.path.expanduser(name)
+    name = expanded(name)
     if "://" in base and not name.startswith("/"):
-        protocol, _, path = base.partition("://")
-        # object stores know no '..': it has to be taken out here
-        return f"{protocol}://{posixpath.normpath(posixpath.join(path, name))}"
+        return resolve_uri(name, base)
     full = posixpath.join(base, name)
     plain = posixpath.normpath(full)
     # behind a link to a folder, `..` is not the folder that the link lies in

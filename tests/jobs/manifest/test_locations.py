@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.manifest.conversion.formats import Options
+from jobs.manifest.conversion.videos import absolute_video
 from jobs.manifest.locations import STEPS_UP, Relative
 from jobs.manifest.make import make_manifest
 from tests.jobs.manifest.conversions import put, refusal, saved
@@ -124,3 +125,16 @@ def test_columns_that_the_results_have_too_are_renamed(tmp_path: Path) -> None:
     assert "width to table_width, status to table_status" in warning
     (row,) = pq.read_table(target).to_pylist()
     assert (row["table_width"], row["table_status"], row["split"]) == ("640", "ok", "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("../b.mp4", "s3://bucket/b.mp4"),
+        ("../../../b.mp4", "s3://bucket/b.mp4"),  # never into another bucket
+        ("s3://other/b.mp4", "s3://other/b.mp4"),
+        ("/data/b.mp4", "/data/b.mp4"),
+    ],
+)
+def test_a_name_beside_a_list_in_a_bucket_stays_in_the_bucket(name: str, place: str) -> None:
+    assert absolute_video(name, "s3://bucket/lists") == place
