@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import cast
+from typing import Any
 
 from av import Packet, VideoFrame
 from av.stream import Disposition
@@ -17,6 +17,8 @@ BESIDE = (
 """What FFmpeg calls a video stream and no player plays."""
 SECOND = Disposition.still_image | Disposition.dependent | Disposition.visual_impaired
 """What is played beside the video, or instead of it on request."""
+REMEMBERED = 256
+"""So many frames and packets: more than decoders and `resample` hold back."""
 
 
 def is_cover(stream: VideoStream) -> bool:
@@ -46,7 +48,10 @@ class PixelAspects:
 
     The container's word is taken over the stream's, as players do, until the stream changes it: a
     broadcast goes from 4:3 to 16:9 and back. PyAV tells the aspect only of the packet that was
-    decoded last, and frames come out packets later, so each packet carries it to its frame.
+    decoded last, and frames come out packets later. So it is noted by what a packet and its frame
+    have in common: their times, or in a stream without any their number, since all frames of one
+    shape come out before those of the next. (A packet can carry a Python object to its frame, but
+    FFmpeg frees that from threads of its own, which would call Python.)
 
     Attributes:
         changed: whether one of the frames asked for had another than the first frame.
@@ -54,8 +59,10 @@ class PixelAspects:
 
     def __init__(self, stream: VideoStream) -> None:
         self._decoder = stream.codec_context
-        self._decoder.copy_opaque = True
         self._declared = stream.sample_aspect_ratio or Fraction(1)
+        self._packets = self._frames = 0
+        self._noted: dict[tuple[str, int], Fraction] = {}
+        self._aspects: dict[int, Fraction] = {}  # by the id of a frame, which a live one has alone
         self._first: Fraction | None = None
         self.changed = False
 
@@ -65,22 +72,39 @@ class PixelAspects:
         Raises:
             av.FFmpegError: as the packet's decoder does.
         """
-        note: list[Fraction] = []
-        packet.opaque = note
+        marks = _marks(packet, self._packets)
         frames = packet.decode()
-        note.append(self._decoder.sample_aspect_ratio or Fraction(1))
+        self._packets += 1
+        aspect = self._decoder.sample_aspect_ratio or Fraction(1)
+        _remember(self._noted, dict.fromkeys(marks, aspect))
+        for frame in frames:
+            found = (self._noted.get(mark) for mark in _marks(frame, self._frames))
+            self._frames += 1
+            _remember(self._aspects, {id(frame): next(filter(None, found), aspect)})
         if self._first is None and frames:
-            self._first = self._written(frames[0])
+            self._first = self._aspects[id(frames[0])]
         return frames
 
     def of(self, frame: VideoFrame) -> Fraction:
-        """The aspect of one of the frames."""
-        aspect = self._written(frame)
+        """The aspect of one of the last `REMEMBERED` frames."""
+        aspect = self._aspects[id(frame)]
         if aspect == self._first:
             return self._declared
         self.changed = True
         return aspect
 
-    def _written(self, frame: VideoFrame) -> Fraction:
-        note = cast("list[Fraction] | None", frame.opaque)
-        return note[0] if note else self._decoder.sample_aspect_ratio or Fraction(1)
+
+def _marks(one: Packet | VideoFrame, number: int) -> list[tuple[str, int]]:
+    """What a packet and its frame have in common."""
+    times = [
+        (name, time) for name, time in (("pts", one.pts), ("dts", one.dts)) if time is not None
+    ]
+    return times or [("number", number)]
+
+
+def _remember(known: dict[Any, Fraction], more: Mapping[Any, Fraction]) -> None:
+    for key, value in more.items():
+        known.pop(key, None)
+        known[key] = value
+        if len(known) > REMEMBERED:
+            del known[next(iter(known))]
