@@ -8,19 +8,25 @@ where they are needed: the text encoder never shares a process with the transfor
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pipeline.errors import UnsupportedCheckpoint
-from pipeline.model.folder.configuration import read_configuration
+from pipeline.imports import large_imports
+from pipeline.model.folder.configuration import Configuration, read_configuration
+from pipeline.model.folder.fingerprint import fingerprint
+from pipeline.model.folder.layout import PARTS as PARTS
 from pipeline.model.folder.layout import counted_files, listed, refuse_lora, refuse_pointers
-from pipeline.model.folder.location import local_folder
+from pipeline.model.folder.location import locate, pinned
+from pipeline.model.folder.node import CheckpointPin as CheckpointPin
+from pipeline.model.folder.node import NoRanges, Remote, cache_folder, fetch
+from pipeline.model.folder.outline import outline
 from pipeline.model.folder.vocabulary import check_vocabulary, encodes_words
-from pipeline.model.folder.weights import check_weights, header_bytes
+from pipeline.model.folder.weights import STEMS, check_weights
+from pipeline.model.footprint import Part
+from pipeline.model.memory import DeviceMemory, check_room
 from pipeline.settings import Precision
 
 if TYPE_CHECKING:
@@ -30,7 +36,12 @@ Family = Literal["2b", "5b", "1.5-5b"]
 
 TRAINED_IN: Mapping[Family, Precision] = {"2b": "fp16", "5b": "bf16", "1.5-5b": "bf16"}
 """The precision that a family was trained in."""
-SAMPLE_BYTES = 4096
+SIZE_OF_1_5 = (768, 1360)
+"""Height and width in pixels of CogVideoX1.5-5B's videos, from its model card. In its configuration
+`sample_height` and `sample_width` are 300: they bound the grid of the rotary embedding."""
+EDITING_PARTS = ("transformer", "vae", "scheduler")
+"""What inverts and edits; prompts are encoded by another process."""
+PROMPT_PARTS = ("text_encoder", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,8 @@ class CheckpointInfo:
         family: `2b` (no rotary embedding), `5b`, or `1.5-5b` (patches in time).
         transformer, vae, scheduler: the parsed configuration files.
         fingerprint: 16 hex digits; equal for equal configurations and weights, wherever they lie.
+        pin: by which other processes open the same checkpoint.
+        parts: those whose weights are in the folder.
     """
 
     path: Path
@@ -50,6 +63,8 @@ class CheckpointInfo:
     vae: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     fingerprint: str
+    pin: CheckpointPin | None = None
+    parts: tuple[str, ...] = PARTS
 
     @property
     def spatial_compression(self) -> int:
@@ -74,12 +89,25 @@ class CheckpointInfo:
     @property
     def height(self) -> int:
         """The height in pixels that the checkpoint was trained for."""
-        return int(self.transformer["sample_height"]) * self.spatial_compression
+        return self._size[0]
 
     @property
     def width(self) -> int:
         """The width in pixels that the checkpoint was trained for."""
-        return int(self.transformer["sample_width"]) * self.spatial_compression
+        return self._size[1]
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        rows, columns = (
+            int(self.transformer["sample_height"]),
+            int(self.transformer["sample_width"]),
+        )
+        largest = rows * self.spatial_compression, columns * self.spatial_compression
+        if self.family == "1.5-5b" and all(
+            x >= y for x, y in zip(largest, SIZE_OF_1_5, strict=True)
+        ):
+            return SIZE_OF_1_5
+        return largest
 
     @property
     def frames(self) -> int:
@@ -125,58 +153,128 @@ class CheckpointInfo:
         return DTYPES[TRAINED_IN[self.family]]
 
 
-def open_checkpoint(uri: str, *, cache: str | Path | None = None) -> CheckpointInfo:
+def open_checkpoint(
+    checkpoint: str | Path | CheckpointPin | CheckpointInfo,
+    *,
+    parts: Collection[str] = PARTS,
+    cache: str | Path | None = None,
+) -> CheckpointInfo:
     """Find a checkpoint, check all of it and read its configuration.
 
     All of it is checked, without loading it: whoever opens a checkpoint can edit with it. That
     imports neither torch nor transformers, and reads of the weights what takes milliseconds.
 
+    A folder in object storage or on the Hub is fetched once for all processes of a node; of its
+    weights only those of the parts. The rest is checked where it lies.
+
     Args:
-        uri: `embedded`, a local folder, an fsspec URI of a folder (`s3://bucket/CogVideoX-5b`), the
-            name of a repository on the Hugging Face Hub (`zai-org/CogVideoX-5b`), or a folder that
-            ships in a Python package (`pkg://package/folder`).
-        cache: where folders from object storage are copied to; `~/.cache/retake` by default.
+        checkpoint: `embedded`, a local folder, an fsspec URI of a folder
+            (`s3://bucket/CogVideoX-5b`), the name of a repository on the Hugging Face Hub
+            (`zai-org/CogVideoX-5b`), a folder that ships in a Python package
+            (`pkg://package/folder`); or the pin of one that a driver has opened and checked, which
+            is found at that version or refused. One that is open is returned.
+        parts: what this process is going to load; none reads the configuration alone.
+        cache: where folders from object storage are kept; by default `$RETAKE_CACHE`, or
+            `~/.cache/retake`. Those from the Hub lie in the Hub's own cache (`$HF_HOME`).
 
     Raises:
         UnsupportedCheckpoint: there is no such folder, files are missing or not whole, the parts do
-            not fit each other, or the model is not a CogVideoX text-to-video model.
+            not fit each other, the model is not a CogVideoX text-to-video model, there is no room
+            for it, or it is not what the driver found.
     """
+    if isinstance(checkpoint, CheckpointInfo):
+        return checkpoint
+    folder = Path(cache) if cache else cache_folder()
+    pin = checkpoint if isinstance(checkpoint, CheckpointPin) else None
+    uri = pin.uri if pin else str(checkpoint)
     try:
-        path = local_folder(uri, Path(cache) if cache else Path.home() / ".cache" / "retake")
-        return _checked(path)
+        place = pinned(pin, folder) if pin else locate(uri, folder)
+        if isinstance(place, Path):
+            return _open_local(place, uri, pin)
+        return _open_pinned(place, pin, parts) if pin else _open_remote(place, parts)
     except UnsupportedCheckpoint as error:
         raise UnsupportedCheckpoint(f"checkpoint {uri!r}: {error}") from error
 
 
-def _checked(path: Path) -> CheckpointInfo:
-    """What the configuration of a whole checkpoint says."""
+def _open_local(path: Path, uri: str, pin: CheckpointPin | None) -> CheckpointInfo:
+    info = _checked(path, CheckpointPin(uri, "", "", {}))
+    if pin and info.fingerprint != pin.fingerprint:
+        raise UnsupportedCheckpoint(
+            f"{path} on this node holds another checkpoint ({info.fingerprint}) than on the "
+            f"driver's node ({pin.fingerprint}). Put the same folder on every node, or give a URI "
+            "that all of them read (s3://bucket/CogVideoX-5b)"
+        )
+    return info
+
+
+def _open_remote(remote: Remote, parts: Collection[str]) -> CheckpointInfo:
+    """Check all of a checkpoint, with the weights of some parts on this node."""
+    pin = CheckpointPin(remote.uri, remote.version, "", remote.sizes)
+    fetch(remote, remote.small)
+    read_configuration(remote.folder)  # another model is refused before its weights are fetched
+    if set(parts) >= set(STEMS) or not remote.missing(list(remote.sizes)):
+        fetch(remote, list(remote.sizes))
+        return _checked(remote.folder, pin)
+    try:
+        with outline(remote) as folder:
+            try:
+                info = _checked(folder, pin)
+            except UnsupportedCheckpoint as error:
+                raise UnsupportedCheckpoint(str(error).replace(str(folder), remote.uri)) from error
+    except NoRanges:
+        return _open_remote(remote, PARTS)
+    fetch(remote, remote.of(parts))
+    return replace(info, path=remote.folder, parts=tuple(parts))
+
+
+def _open_pinned(remote: Remote, pin: CheckpointPin, parts: Collection[str]) -> CheckpointInfo:
+    """What the driver has checked, with the weights of some parts on this node."""
+    fetch(remote, remote.of(parts))
+    config = read_configuration(remote.folder)
+    check_weights(remote.folder, config, TRAINED_IN[_family(config.transformer)], parts)
+    return _info(remote.folder, config, pin, tuple(parts))
+
+
+def _checked(path: Path, pin: CheckpointPin) -> CheckpointInfo:
+    """What the configuration of a whole checkpoint says; its fingerprint is put into the pin."""
     files = counted_files(path)
+    if pin.sizes:  # the Hub's cache may hold more of a repository, which other programs fetched
+        files = [file for file in files if file.relative_to(path).as_posix() in pin.sizes]
     refuse_pointers(path, files)
     refuse_lora(path)
     config = read_configuration(path)
-    family = _family(config.transformer)
-    check_weights(path, config, TRAINED_IN[family])
+    check_weights(path, config, TRAINED_IN[_family(config.transformer)])
     check_vocabulary(path, config)
+    return _info(path, config, replace(pin, fingerprint=fingerprint(path, files)), PARTS)
+
+
+def _info(
+    path: Path, config: Configuration, pin: CheckpointPin, parts: tuple[str, ...]
+) -> CheckpointInfo:
     return CheckpointInfo(
         path=path,
-        family=family,
+        family=_family(config.transformer),
         transformer=config.transformer,
         vae=config.vae,
         scheduler=config.scheduler,
-        fingerprint=_fingerprint(path, files),
+        fingerprint=pin.fingerprint,
+        pin=pin,
+        parts=parts,
     )
 
 
 def load_transformer(info: CheckpointInfo, dtype: torch.dtype, device: torch.device | str) -> Any:
     """The `CogVideoXTransformer3DModel`, in evaluation mode."""
-    from diffusers import CogVideoXTransformer3DModel
+    with large_imports():
+        from diffusers import CogVideoXTransformer3DModel
 
     return _load(CogVideoXTransformer3DModel, info, "transformer", device, torch_dtype=dtype)
 
 
 def load_vae(info: CheckpointInfo, dtype: torch.dtype, device: torch.device | str) -> Any:
     """The `AutoencoderKLCogVideoX`, in evaluation mode."""
-    from diffusers import AutoencoderKLCogVideoX
+    with large_imports():
+        from diffusers import AutoencoderKLCogVideoX
 
     return _load(AutoencoderKLCogVideoX, info, "vae", device, torch_dtype=dtype)
 
@@ -185,7 +283,8 @@ def load_text_encoder(
     info: CheckpointInfo, dtype: torch.dtype, device: torch.device | str
 ) -> tuple[Any, Any]:
     """The tokenizer and the T5 encoder, in evaluation mode."""
-    from transformers import AutoTokenizer, T5EncoderModel
+    with large_imports():
+        from transformers import AutoTokenizer, T5EncoderModel
 
     tokenizer = AutoTokenizer.from_pretrained(info.path / "tokenizer")
     if not encodes_words(
@@ -201,9 +300,17 @@ def load_text_encoder(
 
 
 def _load(
-    model: Any, info: CheckpointInfo, part: str, device: torch.device | str, **dtype: Any
+    model: Any, info: CheckpointInfo, part: Part, device: torch.device | str, **dtype: Any
 ) -> Any:
-    """A part with its weights; only from safetensors, and only where none is left random."""
+    """A part with its weights; only from safetensors, and only where none is left random.
+
+    Raises:
+        MemoryError: the device has no room for them.
+    """
+    if part not in info.parts:
+        raise ValueError(f"the checkpoint was opened for {info.parts}, without {part}")
+    values = next(iter(dtype.values())).itemsize
+    check_room(info, part, values, DeviceMemory(device), device)
     module, loaded = model.from_pretrained(
         info.path / part, use_safetensors=True, output_loading_info=True, **dtype
     )
@@ -219,39 +326,3 @@ def _family(transformer: Mapping[str, Any]) -> Family:
     if transformer.get("patch_size_t"):
         return "1.5-5b"
     return "5b" if transformer.get("use_rotary_positional_embeddings") else "2b"
-
-
-def _fingerprint(path: Path, files: Iterable[Path]) -> str:
-    """Hash the configurations whole, and of the weights a sample of every tensor.
-
-    Reading 20 GB to name a checkpoint would cost minutes for each job. Fine-tuning moves nearly
-    every value of each tensor that it trains, but it may train a few small ones only.
-    """
-    digest = hashlib.sha256()
-    for file in files:
-        name, size = file.relative_to(path), file.stat().st_size
-        digest.update(f"{name.as_posix()}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            if file.suffix != ".safetensors":
-                digest.update(stream.read())
-                continue
-            try:
-                for sample in _samples(stream, size):
-                    digest.update(sample)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                # What is loaded was checked: this file is an extra one. Its beginning names it.
-                stream.seek(0)
-                digest.update(stream.read(SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
-
-
-def _samples(stream: BinaryIO, size: int) -> Iterator[bytes]:
-    """The header of a safetensors file, then the middle of each tensor, up to `SAMPLE_BYTES`."""
-    header = header_bytes(stream, size)
-    yield header
-    for name, entry in sorted(json.loads(header).items()):
-        if name != "__metadata__":
-            first, last = entry["data_offsets"]
-            middle = max(first, (first + last - SAMPLE_BYTES) // 2)
-            stream.seek(8 + len(header) + middle)
-            yield stream.read(min(SAMPLE_BYTES, last - middle))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 from pipeline.errors import UnsupportedCheckpoint
@@ -21,6 +22,13 @@ LORA_FILES = (
 SAT_FILES = ("mp_rank_00_model_states.pt", "3d-vae.pt")
 POINTER = b"version https://git-lfs.github.com/spec/"
 LISTED = 6
+PUBLISHED = ("zai-org/CogVideoX-2b", "zai-org/CogVideoX-5b", "zai-org/CogVideoX1.5-5B")
+LEVELS = 5
+"""Folders are looked into so deep to say what they hold."""
+FORMS = (
+    "`checkpoint` may be a local folder in diffusers format, a name on the Hugging Face Hub "
+    "(zai-org/CogVideoX-5b), a URI of a folder (s3://bucket/CogVideoX-5b), or `embedded`"
+)
 
 FUSE_LORA = (
     "Retake loads whole checkpoints. Fuse the LoRA into its base and give the new folder: "
@@ -119,6 +127,45 @@ def describe(names: Collection[str]) -> str | None:
         if found := sorted(name for name in names if name.endswith(endings) and name in top):
             return f"{found[0]}: {kind}; {way_out}"
     return None
+
+
+def names_in(folder: Path) -> Iterator[str]:
+    """The files of a folder to a depth of `LEVELS`, with `/` between parts."""
+    for place, folders, files in os.walk(folder):
+        inside = Path(place).relative_to(folder)
+        if len(inside.parts) + 1 >= LEVELS:
+            folders.clear()
+        yield from ((inside / file).as_posix() for file in files)
+
+
+def what_it_is(uri: str, names: Collection[str], *, above: bool) -> str:
+    """What a folder without a `model_index.json` is, and what to give instead."""
+    base = uri.rstrip("/")
+    if above:
+        parent, _, name = base.rpartition("/")
+        better = parent or f"{base}/.."
+        return f"it is the folder {name} of a checkpoint; give the checkpoint's folder: {better}"
+    ending = f"/{INDEX}"
+    if deeper := sorted(name.removesuffix(ending) for name in names if name.endswith(ending)):
+        places = ", ".join(f"{base}/{name}" for name in deeper[:3])
+        one_of = "one of " if len(deeper) > 1 else ""
+        return f"the folder itself is no checkpoint, but one lies in it; give {one_of}{places}"
+    return describe(names) or (
+        f"it lacks model_index.json; expected a CogVideoX folder in diffusers format, as written "
+        f"by `CogVideoXPipeline.save_pretrained`. {_found(names)}. {FORMS}"
+    )
+
+
+def _found(names: Collection[str]) -> str:
+    top = sorted({name.split("/")[0] for name in names})
+    return f"Found {', '.join(top[:8])}{', …' if len(top) > 8 else ''}" if top else "It is empty"
+
+
+def did_you_mean(name: str) -> str:
+    """`(did you mean …?)` where a name is close to a published one."""
+    known = {full.rpartition("/")[2].lower(): full for full in PUBLISHED}
+    close = get_close_matches(name.lower(), known, n=1, cutoff=0.75)
+    return f" (did you mean {known[close[0]]} on the Hugging Face Hub?)" if close else ""
 
 
 def listed(names: Collection[str]) -> str:

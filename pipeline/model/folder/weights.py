@@ -50,16 +50,22 @@ class StoredTensor:
     last: int
 
 
-def check_weights(folder: Path, config: Configuration, trained_in: Precision) -> None:
+def check_weights(
+    folder: Path,
+    config: Configuration,
+    trained_in: Precision,
+    parts: Collection[str] = tuple(STEMS),
+) -> None:
     """Check that each part has all its weights, whole, and of the sizes in its configuration.
 
     Args:
         trained_in: the precision that the family was trained in.
+        parts: those to check; one without weights of its own has nothing that is wrong.
 
     Raises:
         UnsupportedCheckpoint: with the file, what was found and what was expected.
     """
-    for part in STEMS:
+    for part in (part for part in STEMS if part in parts):
         tensors: dict[str, StoredTensor] = {}
         for name in _files(folder, part, trained_in):
             tensors |= read_header(folder, name)
@@ -199,10 +205,19 @@ def header_bytes(stream: BinaryIO, size: int) -> bytes:
     Raises:
         ValueError: its first 8 bytes are not the length of a header.
     """
+    return stream.read(header_length(stream, size))
+
+
+def header_length(stream: BinaryIO, size: int) -> int:
+    """The length of the header of a safetensors file, which stands before it.
+
+    Raises:
+        ValueError: its first 8 bytes are not the length of a header.
+    """
     length = int.from_bytes(stream.read(8), "little")
     if not 0 < length < min(size, LARGEST_HEADER):
         raise ValueError("its first 8 bytes are not the length of a header")
-    return stream.read(length)
+    return length
 
 
 def _refuse_quantised(part: str, tensors: Mapping[str, StoredTensor]) -> None:

@@ -21,14 +21,15 @@ from safetensors.numpy import save
 
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.model.checkpoint import (
-    CheckpointInfo,
-    _samples,
+    Family,
     load_text_encoder,
     load_transformer,
     load_vae,
     open_checkpoint,
 )
-from tests.published_models import CLIPS, LATENTS, TRANSFORMERS, VAE, VIDEO_TOKENS
+from pipeline.model.folder.fingerprint import samples
+from tests.checkpoint_stores import in_memory
+from tests.published_models import CLIPS, LATENTS, VIDEO_TOKENS, published
 from tests.small_models import FAMILIES, FRAMES, HEIGHT, WIDTH, scheduler, write_json
 from tests.small_models import change_json as change
 
@@ -39,13 +40,6 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 def copy(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
     """A 5b checkpoint that a test may change."""
     return Path(shutil.copytree(checkpoints["5b"], tmp_path / "copy"))
-
-
-def published(family: str) -> CheckpointInfo:
-    return CheckpointInfo(Path(), family, TRANSFORMERS[family], VAE, scheduler(family), "")  # type: ignore[arg-type]
-
-
-# What it is
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -66,7 +60,33 @@ def test_a_published_checkpoint_has_its_real_shape(family: str) -> None:
     assert (info.frames, info.height, info.width) == CLIPS[family]
     assert info.latent_shape(*CLIPS[family]) == LATENTS[family]
     assert info.video_tokens(*CLIPS[family]) == VIDEO_TOKENS[family]
-    assert info.text_tokens == (224 if family == "1.5-5b" else 226)
+    assert info.text_tokens == 226
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "size"),
+    [
+        (300, 300, (768, 1360)),
+        (96, 170, (768, 1360)),
+        (170, 96, (1360, 768)),
+        (60, 90, (480, 720)),
+        (95, 300, (760, 2400)),
+    ],
+)
+def test_a_1_5_checkpoint_has_its_cards_size_unless_its_grid_is_smaller(
+    rows: int, columns: int, size: tuple[int, int]
+) -> None:
+    """Its two sample sizes bound the rotary grid; 300x300 is no size that it was trained for."""
+    info = published("1.5-5b", sample_height=rows, sample_width=columns)
+    assert (info.height, info.width) == size
+
+
+@pytest.mark.parametrize("family", ["2b", "5b"])
+def test_the_sample_size_of_the_other_families_is_the_one_they_were_trained_for(
+    family: Family,
+) -> None:
+    info = published(family, sample_height=300, sample_width=300)
+    assert (info.height, info.width) == (2400, 2400)
 
 
 @given(
@@ -236,64 +256,69 @@ def test_the_fingerprint_takes_small_tensors_whole_and_the_middle_of_large_ones(
     values = {"a": np.arange(3, dtype=np.uint8), "b": np.arange(5, dtype=np.uint8)}
     values["c"] = np.arange(5000, dtype=np.int16).view(np.uint8)
     data = save(values)
-    header, *samples = _samples(io.BytesIO(data), len(data))
+    header, *found = samples(io.BytesIO(data), len(data))
     assert data[8:].startswith(header)
     middle = (10000 - 4096) // 2
     wanted = [values["a"], values["b"], values["c"][middle : middle + 4096]]
-    assert samples == [sample.tobytes() for sample in wanted]
+    assert found == [sample.tobytes() for sample in wanted]
 
 
 # Where it lies
 
 
-@pytest.mark.parametrize("scheme", ["memory", "file"])
 def test_a_checkpoint_in_storage_is_copied_once(
-    copy: Path, tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if scheme == "memory":
-        uri = f"memory://{tmp_path.name}/checkpoint"
-        fsspec.filesystem("memory").put(str(copy), f"/{tmp_path.name}/checkpoint", recursive=True)
-    else:
-        uri = f"file://{copy}"
-    cache = tmp_path / "cache"
+    uri, cache = in_memory(copy, f"{tmp_path.name}/checkpoint"), tmp_path / "cache"
     info = open_checkpoint(uri, cache=cache)
     assert info.fingerprint == open_checkpoint(str(copy)).fingerprint
     assert info.path.is_relative_to(cache)
-    monkeypatch.setattr(fsspec.filesystem(scheme), "get_file", None)
+    monkeypatch.setattr(fsspec.filesystem("memory"), "get_file", None)
     again = open_checkpoint(uri, cache=cache)
     assert again.path == info.path
     assert [p.name for p in (cache / "checkpoints").iterdir()] == [info.path.name]
 
 
+def test_a_folder_of_this_machine_is_not_copied(copy: Path, tmp_path: Path) -> None:
+    info = open_checkpoint(f"file://{copy}", cache=tmp_path / "cache")
+    assert info.path == copy
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_checkpoint_that_changed_in_storage_is_copied_anew(copy: Path, tmp_path: Path) -> None:
-    uri, cache = f"file://{copy}", tmp_path / "cache"
+    uri, cache = in_memory(copy, f"{tmp_path.name}/checkpoint"), tmp_path / "cache"
     first = open_checkpoint(uri, cache=cache)
     write_json(copy / "scheduler/scheduler_config.json", scheduler(beta_end=0.0125))
+    name = "scheduler/scheduler_config.json"
+    fsspec.filesystem("memory").put_file(str(copy / name), f"/{tmp_path.name}/checkpoint/{name}")
     second = open_checkpoint(uri, cache=cache)
     assert second.scheduler["beta_end"] == 0.0125
     assert second.path != first.path
+    assert open_checkpoint(str(first.path)).fingerprint == first.fingerprint
 
 
 def test_a_copy_that_breaks_off_leaves_nothing_that_looks_whole(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri, cache = f"file://{copy}", tmp_path / "cache"
-    fs = fsspec.filesystem("file")
+    uri, cache = in_memory(copy, f"{tmp_path.name}/checkpoint"), tmp_path / "cache"
+    fs = fsspec.filesystem("memory")
     get_file = fs.get_file
-    copied: list[str] = []
 
     def breaks(source: str, target: str) -> None:
-        if len(copied) == 3:
+        if source.endswith(WEIGHTS):
+            Path(target).write_bytes(b"half")
             raise ConnectionError("gone")
-        copied.append(source)
         get_file(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(fs, "get_file", breaks)
         with pytest.raises(ConnectionError):
             open_checkpoint(uri, cache=cache)
-    assert list((cache / "checkpoints").iterdir()) == []
-    assert open_checkpoint(uri, cache=cache).family == "5b"
+    (left,) = (cache / "checkpoints").iterdir()
+    assert not (left / WEIGHTS).exists()
+    with pytest.raises(UnsupportedCheckpoint, match="transformer has no weights"):
+        open_checkpoint(str(left))
+    assert open_checkpoint(uri, cache=cache).path == left
 
 
 @pytest.mark.parametrize("uri", ["memory://nothing/here", "file:///no/such/folder"])

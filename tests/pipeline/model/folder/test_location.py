@@ -11,7 +11,8 @@ from huggingface_hub.utils import filter_repo_objects
 
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.model.checkpoint import open_checkpoint
-from pipeline.model.folder.location import HUB_FILES
+from pipeline.model.folder.hub import HUB_FILES
+from tests.checkpoint_stores import in_memory
 from tests.small_models import change_json
 
 LOADED = (
@@ -54,50 +55,27 @@ def write(folder: Path, *names: str) -> Path:
     return folder
 
 
+def placed(folder: Path, place: str) -> str:
+    """How a folder is named; in storage lies a copy of it."""
+    if place == "storage":
+        return in_memory(folder, f"{folder.parent.name}/{folder.name}")
+    return str(folder) if place == "local" else f"file://{folder}"
+
+
 def test_from_the_hub_comes_what_is_loaded() -> None:
     found = filter_repo_objects([*LOADED, *NOT_LOADED], allow_patterns=list(HUB_FILES))
     assert list(found) == list(LOADED)
 
 
-def test_what_is_no_checkpoint_on_the_hub_is_refused_before_its_weights_are_fetched(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The Hub is a folder here: its files are matched and copied as `snapshot_download` does."""
-    fetched: list[str] = []
-
-    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
-        files = [p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file()]
-        for file in filter_repo_objects(files, allow_patterns=allow_patterns):
-            fetched.append(file)
-            (tmp_path / "hub" / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(copy / file, tmp_path / "hub" / file)
-        return str(tmp_path / "hub")
-
-    files = ["README.md", "pytorch_lora_weights.safetensors"]
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: files)
-    index = (copy / "model_index.json").read_text()
-    (copy / "model_index.json").unlink()
-    with pytest.raises(UnsupportedCheckpoint, match="holds a LoRA .*fuse_lora"):
-        open_checkpoint("someone/disney-lora")
-    (copy / "model_index.json").write_text(index.replace("CogVideoXPipeline", "WanPipeline"))
-    with pytest.raises(UnsupportedCheckpoint, match="'someone/wan': it holds a WanPipeline"):
-        open_checkpoint("someone/wan")
-    assert not [name for name in fetched if name.endswith(".safetensors")]
-    (copy / "model_index.json").write_text(index)
-    info = open_checkpoint("zai-org/CogVideoX-5b")
-    assert info.fingerprint == open_checkpoint(str(copy)).fingerprint
-
-
 def test_another_model_in_storage_is_refused_before_its_weights_are_copied(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fs, copied = fsspec.filesystem("file"), []
+    change_json(copy / "transformer/config.json", in_channels=32)
+    uri, fs, copied = in_memory(copy, tmp_path.name), fsspec.filesystem("memory"), []
     get_file = fs.get_file
     monkeypatch.setattr(fs, "get_file", lambda a, b: (copied.append(a), get_file(a, b)))
-    change_json(copy / "transformer/config.json", in_channels=32)
     with pytest.raises(UnsupportedCheckpoint, match="image-to-video"):
-        open_checkpoint(f"file://{copy}", cache=tmp_path / "cache")
+        open_checkpoint(uri, cache=tmp_path / "cache")
     assert copied
     assert not [name for name in copied if name.endswith(".safetensors")]
 
@@ -147,11 +125,11 @@ def test_nothing_is_refused_without_a_guess(uri: str) -> None:
         ("notes.txt", "it is a file; `checkpoint` may be"),
     ],
 )
-@pytest.mark.parametrize("place", ["local", "storage"])
+@pytest.mark.parametrize("place", ["local", "URI of a local file", "storage"])
 def test_a_file_is_named_for_what_it_is(name: str, answer: str, place: str, tmp_path: Path) -> None:
-    uri = f"{write(tmp_path, name)}/{name}"
+    folder = write(tmp_path / "folder", name)
     with pytest.raises(UnsupportedCheckpoint, match=answer):
-        open_checkpoint(uri if place == "local" else f"file://{uri}")
+        open_checkpoint(f"{placed(folder, place)}/{name}")
 
 
 OTHER_FOLDERS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -187,14 +165,14 @@ OTHER_FOLDERS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("what", OTHER_FOLDERS)
-@pytest.mark.parametrize("place", ["local", "storage"])
+@pytest.mark.parametrize("place", ["local", "URI of a local file", "storage"])
 def test_a_folder_of_something_else_is_named_for_what_it_is(
     what: str, place: str, tmp_path: Path
 ) -> None:
     names, answer = OTHER_FOLDERS[what]
     folder, cache = write(tmp_path / "folder", *names), tmp_path / "cache"
     with pytest.raises(UnsupportedCheckpoint, match=answer):
-        open_checkpoint(str(folder) if place == "local" else f"file://{folder}", cache=cache)
+        open_checkpoint(placed(folder, place), cache=cache)
     assert not cache.exists(), "nothing was copied"
 
 
@@ -203,9 +181,9 @@ def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
         open_checkpoint(str(tmp_path))
 
 
-@pytest.mark.parametrize("place", ["local", "storage"])
+@pytest.mark.parametrize("place", ["local", "URI of a local file", "storage"])
 def test_a_part_of_a_checkpoint_leads_to_the_checkpoint(copy: Path, place: str) -> None:
-    uri = str(copy) if place == "local" else f"file://{copy}"
+    uri = placed(copy, place)
     with pytest.raises(UnsupportedCheckpoint, match="the folder transformer of a") as error:
         open_checkpoint(f"{uri}/transformer/")
     assert str(error.value).endswith(f"give the checkpoint's folder: {uri}")
