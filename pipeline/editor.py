@@ -13,7 +13,7 @@ inversion. A rank process uses the same class and adds storage (`cluster/ranks`)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,45 +24,23 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pipeline import inputs
 from pipeline.algorithm.branches import Prompt
 from pipeline.algorithm.inversion import climb
 from pipeline.algorithm.reconstruction import Edited, reconstruct
 from pipeline.algorithm.schedule import Schedule
 from pipeline.errors import ErrorCode, RowError
-from pipeline.inputs import (
-    OutputType,
-    as_frames,
-    as_output,
-    as_specs,
-    check_ending,
-    check_frames,
-    check_is_trajectory,
-    check_output_type,
-    check_seed,
-    check_trajectory,
-    drawn_seed,
-    is_location,
-    read_video,
-    usable_device,
-    usable_dtype,
-    with_changes,
-)
 from pipeline.media.decoding import Clip
 from pipeline.media.encoding import write_clip
-from pipeline.model.checkpoint import (
-    CheckpointInfo,
-    load_text_encoder,
-    load_transformer,
-    load_vae,
-    open_checkpoint,
-)
+from pipeline.model.checkpoint import CheckpointInfo, load_transformer, load_vae, open_checkpoint
 from pipeline.model.group import OneRank, TokenGroup
+from pipeline.model.memory import host_buffer, wait_for
 from pipeline.model.scheduler import schedule_from_config, script_schedule
 from pipeline.model.sizes import check_blocks
 from pipeline.model.text_encoder import Embeddings, TextEncoder
 from pipeline.model.transformer import VelocityModel
 from pipeline.model.vae import Codec, to_uint8
-from pipeline.plan import denoising_steps, edit_prompts, start_latents
+from pipeline.plan import denoising_steps, edit_prompts, start_latents, texts_of
 from pipeline.records import EditSpec, derived_seed
 from pipeline.settings import Inversion, Reconstruction, VideoSettings
 from pipeline.trajectories.trajectory import Trajectory
@@ -93,7 +71,7 @@ class Editor:
     @classmethod
     def from_pretrained(
         cls,
-        checkpoint: str | Path,
+        checkpoint: str | Path | CheckpointInfo,
         *,
         torch_dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
@@ -104,27 +82,27 @@ class Editor:
 
         Args:
             checkpoint: `embedded`, a folder in diffusers format, an fsspec URI of one, or a name on
-                the Hugging Face Hub.
+                the Hugging Face Hub; or one that is open.
             torch_dtype: by default float32 on CPU, else what the checkpoint was trained in.
-            device: `cuda` where there is one, by default; the text encoder stays on the CPU.
+            device: `cuda` where there is one, by default. The text encoder is loaded when a prompt
+                needs it, and is there only while it encodes the prompts of a call.
             group: the ranks that compute together, of which this process is one.
-            text: gives prompt embeddings; by default the checkpoint's text encoder is loaded.
+            text: gives prompt embeddings; by default the checkpoint's text encoder.
 
         Raises:
             UnsupportedCheckpoint: it is no CogVideoX text-to-video model.
             ValueError: a dtype or a device that cannot be had.
+            MemoryError: the device has no room for the weights.
         """
-        place = usable_device(device)
-        info = open_checkpoint(str(checkpoint))
-        dtype = usable_dtype(torch_dtype, info, place)
-        if text is None:
-            encoder = load_text_encoder(info, info.dtype("auto", "cpu"), "cpu")
-            text = TextEncoder(*encoder, info.text_tokens)
+        place = inputs.usable_device(device)
+        info = open_checkpoint(checkpoint)
+        dtype = inputs.usable_dtype(torch_dtype, info, place)
+        ranks = group or OneRank()
         return cls(
             info=info,
-            model=VelocityModel(load_transformer(info, dtype, place), group or OneRank()),
-            codec=Codec(load_vae(info, dtype, place), info.latent_frames_multiple),
-            text=text,
+            model=VelocityModel(load_transformer(info, dtype, place), ranks),
+            codec=Codec(load_vae(info, dtype, place), info.latent_frames_multiple, group=ranks),
+            text=text or TextEncoder(info, dtype, ranks),
         )
 
     def __repr__(self) -> str:
@@ -137,7 +115,7 @@ class Editor:
 
     def to(self, device: str | torch.device) -> Editor:
         """Move the transformer and the VAE. Raises ValueError where there is no such device."""
-        place = usable_device(device)
+        place = inputs.usable_device(device)
         self._offload_to = None
         self.model.transformer.to(place)
         self.codec.vae.to(place)
@@ -148,7 +126,7 @@ class Editor:
 
         Load before with `device="cpu"` and the GPU's dtype, such as `torch_dtype=torch.bfloat16`.
         """
-        self._offload_to = usable_device(device)
+        self._offload_to = inputs.usable_device(device)
         self.model.transformer.to("cpu")
         self.codec.vae.to("cpu")
 
@@ -176,7 +154,7 @@ class Editor:
             RowError: the file is not there, no video, cut off, or too short.
             ValueError: the model cannot take the size that `settings` ask for.
         """
-        return read_video(
+        return inputs.read_video(
             str(location),
             settings or VideoSettings(),
             self.info,
@@ -187,8 +165,8 @@ class Editor:
 
     def write(self, path: str | Path, frames: Tensor | np.ndarray, *, fps: float) -> None:
         """Write frames, uint8 [F, H, W, 3], as an MP4; its folder is made."""
-        check_ending(path)
-        pixels = as_frames(frames)
+        inputs.check_ending(path)
+        pixels = inputs.as_frames(frames)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with Path(path).open("wb") as file:
             write_clip(file, pixels, fps=fps)
@@ -198,8 +176,14 @@ class Editor:
         make = script_schedule if method == "script" else schedule_from_config
         return make(self.info.scheduler, steps)
 
+    def encode_prompts(self, texts: Iterable[str]) -> None:
+        """Encode those that are new together: the text encoder comes to the device once."""
+        if isinstance(self.text, TextEncoder):
+            self.text.encode(texts, self.device)
+
     def prompt(self, text: str) -> Prompt:
         """A prompt with its embedding on the model's device."""
+        self.encode_prompts([text])
         return Prompt(text, self.text.embedding(text).to(self.device))
 
     def encode(self, frames: Tensor, inversion: Inversion, seed: int = 0) -> Tensor:
@@ -221,6 +205,8 @@ class Editor:
     ) -> Tensor:
         """The entries from `level` to `highest`, [highest - level + 1, F, C, H, W], float32.
 
+        They lie in host memory: those of 1.5 take more than 1 GB.
+
         Args:
             top: the highest known entries, [1 or 2, F, C, H, W], the last one that of `level`.
 
@@ -228,14 +214,16 @@ class Editor:
             RowError: a value is not finite.
         """
         top = top.to(self.device, torch.float32)
-        entries = [top[-1]]
         velocity = self.model.velocity(self.prompt(""))
         how: Any = {"method": inversion.method, "iterations": inversion.iterations}
-        with self._at_work(self.model.transformer), self._bar(highest - level) as bar:
-            for x in climb(velocity, top, level, schedule, highest=highest, **how):
-                entries.append(x)
+        with self._at_work(self.model.transformer), self._bar(highest - level, "inversion") as bar:
+            above = climb(velocity, top, level, schedule, highest=highest, **how)
+            made = host_buffer((highest - level + 1, *top.shape[1:]), self.device)
+            made[0].copy_(top[-1], non_blocking=True)
+            for place, x in enumerate(above, 1):
+                made[place].copy_(x, non_blocking=True)
                 bar.update()
-        made = torch.stack(entries)
+            wait_for(self.device)
         if not torch.isfinite(made).all():
             raise RowError(
                 ErrorCode.NOT_FINITE,
@@ -267,14 +255,14 @@ class Editor:
                 steps is out of range.
             RowError: the file cannot be read, or the trajectory is not finite.
         """
-        inversion = with_changes(inversion or Inversion(), changes, Inversion)
-        check_seed(seed)
+        inversion = inputs.with_changes(inversion or Inversion(), changes, Inversion)
+        inputs.check_seed(seed)
         schedule = self.schedule(inversion.steps, inversion.method)
         level = schedule.level_at(highest, "highest")
-        if is_location(source):
+        if inputs.is_location(source):
             source = self.read(source)  # type: ignore[arg-type]
-        frames = as_frames(source)  # type: ignore[arg-type]
-        check_frames(frames, self.info)
+        frames = inputs.as_frames(source)  # type: ignore[arg-type]
+        inputs.check_frames(frames, self.info)
         clean = self.encode(frames, inversion, seed)
         entries = self.extend(clean[None], 0, schedule, inversion, level)
         fps, made_by = source.fps if isinstance(source, Clip) else 8.0, self.info.fingerprint
@@ -289,7 +277,7 @@ class Editor:
         source_prompt: str = "",
         seed: int = 0,
         generator: torch.Generator | None = None,
-        output_type: OutputType = "uint8",
+        output_type: inputs.OutputType = "uint8",
         callback_on_step_end: StepCallback | None = None,
         **changes: Any,
     ) -> list[Any]:
@@ -313,17 +301,18 @@ class Editor:
             RowError: an edit is not finite.
             TrajectoryDamaged: a stored trajectory was altered; invert the clip again.
         """
-        settings = with_changes(settings or Reconstruction(), changes, Reconstruction)
-        check_output_type(output_type)
-        check_is_trajectory(trajectory)
-        check_seed(seed)
-        specs = as_specs(prompts)
+        settings = inputs.with_changes(settings or Reconstruction(), changes, Reconstruction)
+        inputs.check_output_type(output_type)
+        inputs.check_is_trajectory(trajectory)
+        inputs.check_seed(seed)
+        specs = inputs.as_specs(prompts)
         check_blocks(settings, self.info)
         schedule = self.schedule(trajectory.schedule.steps, trajectory.method)
-        check_trajectory(trajectory, schedule, settings, self.info)
+        inputs.check_trajectory(trajectory, schedule, settings, self.info)
         trajectory = replace(trajectory, schedule=schedule)
-        seed = seed if generator is None else drawn_seed(generator)
+        seed = seed if generator is None else inputs.drawn_seed(generator)
         edits = [settings.filled(spec, derived_seed(seed, spec.prompt)) for spec in specs]
+        self.encode_prompts(texts_of(settings, edits, source_prompt))
         made: list[Any] = []
         for first in range(0, len(edits), settings.edits_at_once):
             some = edits[first : first + settings.edits_at_once]
@@ -345,7 +334,8 @@ class Editor:
         steps = denoising_steps(
             settings, schedule.steps, [float(e.guidance_scale or 0) for e in edits]
         )
-        with self._at_work(self.model.transformer), self._bar(len(steps)) as bar:
+        self.encode_prompts(texts_of(settings, edits, source_prompt))
+        with self._at_work(self.model.transformer), self._bar(len(steps), "denoising") as bar:
 
             def on_step(level: int, x: Tensor) -> Tensor | None:
                 bar.update()
@@ -359,7 +349,7 @@ class Editor:
             return reconstruct(
                 self.model,
                 start_latents(settings, edits, trajectory.latents, schedule.steps).to(self.device),
-                lambda level: trajectory.latents[level].to(self.device, torch.float32),
+                lambda level: trajectory.on_device(level, self.device),
                 [edit_prompts(settings, edit, source_prompt, self.prompt) for edit in edits],
                 steps,
                 schedule,
@@ -370,7 +360,9 @@ class Editor:
                 on_step=on_step,
             )
 
-    def _finished(self, edit: EditSpec, latents: Tensor, frames: int, output: OutputType) -> Any:
+    def _finished(
+        self, edit: EditSpec, latents: Tensor, frames: int, output: inputs.OutputType
+    ) -> Any:
         """An edit's latents [F', C, h, w] in the form that was asked for."""
         decoded = latents if output == "latent" else self.decode(latents, frames)
         if not (torch.isfinite(latents).all() and torch.isfinite(decoded).all()):
@@ -380,10 +372,10 @@ class Editor:
                 "torch_dtype=torch.bfloat16 or float32, or take a lower guidance_scale",
             )
         if output == "latent":
-            return latents
-        return as_output(to_uint8(decoded), output)
+            return latents.cpu().clone()
+        return inputs.as_output(to_uint8(decoded), output)
 
-    def _bar(self, total: int) -> Any:
+    def _bar(self, total: int, _: str) -> Any:
         return tqdm(total=total, **self.progress_bar)
 
     @contextmanager

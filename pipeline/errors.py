@@ -44,15 +44,18 @@ class RowError(Exception):
     Args:
         code: which of the closed set of reasons it is.
         message: names the value, what was expected, and the way out.
+        needs_restart: the other ranks of the group wait in an exchange for the one that raised
+            this: none of them can take another request.
     """
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str, needs_restart: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.needs_restart = needs_restart
 
-    def __reduce__(self) -> tuple[type[RowError], tuple[ErrorCode, str]]:
-        return type(self), (self.code, self.message)
+    def __reduce__(self) -> tuple[type[RowError], tuple[ErrorCode, str, bool]]:
+        return type(self), (self.code, self.message, self.needs_restart)
 
 
 class Unreadable(Exception):

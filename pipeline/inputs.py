@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import IO, Annotated, Any, BinaryIO, Literal, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -181,12 +181,17 @@ def read_video(
     start_frame: int = 0,
     num_frames: int | None = None,
     fps: float | None = None,
+    on_read: Callable[[], None] = lambda: None,
 ) -> Clip:
-    """The clip of a video file, as a checkpoint takes it. Arguments and errors: `Editor.read`."""
+    """The clip of a video file, as a checkpoint takes it. Arguments and errors: `Editor.read`.
+
+    Args:
+        on_read: called as the file is read, which may take long.
+    """
     size = clip_size(settings, info)
-    with local_copy(location) as (file, content):
+    with local_copy(location, on_read) as (file, content):
         clip = read_clip(
-            file,
+            cast(BinaryIO, _Heard(file, on_read)),
             name=location,
             height=size.height,
             width=size.width,
@@ -197,6 +202,20 @@ def read_video(
             fit=settings.fit,
         )
     return replace(clip, content=content)
+
+
+class _Heard:
+    """A file that says when it is read."""
+
+    def __init__(self, file: IO[bytes], on_read: Callable[[], None]) -> None:
+        self._file, self._on_read = file, on_read
+
+    def read(self, size: int = -1) -> bytes:
+        self._on_read()
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def check_frames(frames: Tensor, info: CheckpointInfo) -> None:

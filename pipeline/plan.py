@@ -114,12 +114,25 @@ def edit_prompts(
     """
     from pipeline.algorithm.reconstruction import EditPrompts
 
+    texts = _texts(settings, edit, source_prompt)
+    known = {text: prompt(text) for text in dict.fromkeys(texts)}
+    return EditPrompts(*(known[text] for text in texts))
+
+
+def texts_of(settings: Reconstruction, edits: Sequence[EditSpec], source_prompt: str) -> list[str]:
+    """Every prompt that edits of a video need, once: the empty one too, of the inversion."""
+    texts = (text for edit in edits for text in _texts(settings, edit, source_prompt))
+    return list(dict.fromkeys(("", *texts)))
+
+
+def _texts(
+    settings: Reconstruction, edit: EditSpec, source_prompt: str
+) -> tuple[str, str, str, str]:
+    """An edit's positive and negative prompt, and those of the references to each."""
     positive, negative = edit.prompt, edit.negative_prompt or ""
     described = {
         "empty": ("", ""),
         "none": ("", ""),
         "source": (source_prompt, source_prompt),
     }.get(settings.reference, (positive, negative))
-    texts = (positive, negative, *described)
-    known = {text: prompt(text) for text in dict.fromkeys(texts)}
-    return EditPrompts(*(known[text] for text in texts))
+    return positive, negative, *described

@@ -88,13 +88,13 @@ class Timings:
     """Seconds by part of the work.
 
     Args:
-        read: the source read and decoded.
+        read: waiting until the source is read and decoded, which begins beside earlier work.
         encode: the VAE, frames to latents.
         invert: the climb up the noise levels.
         round_trip: the way down again that `inversion.round_trip` asks for.
         reconstruct: the denoising steps of the edits.
         decode: the VAE, latents to frames.
-        write: files encoded and stored.
+        write: files encoded and stored, those of an edit beside later work.
     """
 
     read: float = 0.0
@@ -134,6 +134,7 @@ class Metrics:
         flicker: mean absolute second difference of luma in time, 0 to 1.
         flicker_source: the same of the source clip.
         motion_agreement: 1 where the edit moves in the same places as its source, 0 if unrelated.
+        unmeasured: the metrics that were asked for and could not be had, each with its reason.
     """
 
     noise_level: float | None = None
@@ -147,6 +148,7 @@ class Metrics:
     flicker: float | None = None
     flicker_source: float | None = None
     motion_agreement: float | None = None
+    unmeasured: str | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,9 @@ class EditResult:
         trajectory_damage: what was wrong with a stored trajectory that was made again.
         attempts: how often the group was asked.
         forwards: this edit's share of what its group computed.
-        gpu_seconds: seconds of work times the GPUs of the group; 0 on CPUs.
+        gpu_seconds: seconds that it held its group, times the group's GPUs, with its share of the
+            inversion; nothing for what goes on beside other work, nor for tries that killed the
+            group; 0 on CPUs.
         timings: seconds, by part of the work; this edit's share.
         metrics: the certificate of the edit.
         guidance_scale, seed: that the edit was made with.

@@ -250,8 +250,13 @@ NOT_THERE: Mapping[str, str] = {
         "the environment variable RAY_ADDRESS names the cluster to run on",
     ),
     "max_sequence_length": "the checkpoint says how many tokens a prompt has",
+    **dict.fromkeys(
+        ("inversion_deadline_s", "reconstruction_deadline_s"),
+        "`cluster.stall_deadline_s` takes its place: so many seconds without progress, however "
+        "long a video takes",
+    ),
 }
-"""What diffusers takes and Retake does not, and what to do instead."""
+"""What diffusers or an earlier version takes and Retake does not, and what to do instead."""
 
 
 def places(section: type, above: str = "") -> list[str]:

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -140,10 +140,13 @@ class Folder:
 
 
 @contextmanager
-def local_copy(uri: str) -> Iterator[tuple[BinaryIO, str]]:
+def local_copy(
+    uri: str, on_read: Callable[[], None] = lambda: None
+) -> Iterator[tuple[BinaryIO, str]]:
     """A file from a path or URI as a local, seekable one, and the SHA-256 of its bytes.
 
-    A remote file is copied once to a temporary file, since decoding seeks in it.
+    A remote file is copied once to a temporary file, since decoding seeks in it; `on_read`
+    is called as it is copied.
 
     Raises:
         RowError: the file is not there, or may not or cannot be read.
@@ -156,6 +159,7 @@ def local_copy(uri: str) -> Iterator[tuple[BinaryIO, str]]:
                 while block := file.read(COPY_BYTES):
                     sha.update(block)
                     copy.write(block)
+                    on_read()
             if not copy.tell() and fs.isdir(path):  # object stores read a folder as nothing
                 raise IsADirectoryError(uri)
         except Exception as error:  # each storage has its own kinds of failure

@@ -1,13 +1,21 @@
-"""Seconds spent in each named part of the work."""
+"""What work reports of itself: the seconds of each named part, and how far it is."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+
+OnProgress = Callable[[str], None]
+"""Called with what was done last, as part of a sentence: `denoising step 7 of 15`. Whoever waits
+for the work can tell slow from stuck."""
+
+
+def unheard(_: str) -> None:
+    """Progress that nobody waits for."""
 
 
 @dataclass

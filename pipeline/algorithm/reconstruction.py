@@ -73,7 +73,7 @@ def reconstruct(
         on_step: called with the level that a step reached and the latents [K, F, C, H, W]; what it
             returns, if anything, takes their place.
     """
-    largest: float | None = None
+    largest: Tensor | None = None  # on the device: the loop never waits for it
     for step in steps:
         reference = trajectory(step.level) if step.inject or residual else None
         v, own = guided_velocity(model, x, edits, step, schedule, reference, blocks, share)
@@ -85,13 +85,14 @@ def reconstruct(
         if reference is not None and empty.text in own:
             reached = schedule.descend(reference, own[empty.text], step.level)
             missed = trajectory(step.level - 1) - reached
-            largest = max(largest or 0.0, missed.square().mean().sqrt().item())
+            size = missed.square().mean().sqrt()
+            largest = torch.fmax(torch.zeros_like(size) if largest is None else largest, size)
             if residual:
                 x = x + missed
         if on_step:
             replaced = on_step(step.level - 1, x)
             x = x if replaced is None else replaced
-    return Edited(x, largest)
+    return Edited(x, None if largest is None else largest.item())
 
 
 def guided_velocity(

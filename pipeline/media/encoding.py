@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from fractions import Fraction
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import av
-import torch
+import numpy as np
 from av import VideoFrame
 from av.container import OutputContainer
 from av.video.reformatter import (
@@ -20,11 +20,15 @@ from av.video.reformatter import (
     VideoReformatter,
 )
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from pipeline.media.frames import EXACT
 
+if TYPE_CHECKING:
+    import torch
 
-def write_clip(file: BinaryIO, frames: torch.Tensor, *, fps: float) -> None:
+
+def write_clip(file: BinaryIO, frames: torch.Tensor | NDArray[np.uint8], *, fps: float) -> None:
     """Writes frames as an MP4 that any player opens: H.264, yuv420p, BT.709, index at the front.
 
     Equal frames and rate give equal bytes.
@@ -38,16 +42,17 @@ def write_clip(file: BinaryIO, frames: torch.Tensor, *, fps: float) -> None:
         ValueError: frames or fps are none of the above.
     """
     _check_frames(frames, fps)
+    pixels = frames if isinstance(frames, np.ndarray) else frames.cpu().numpy()
     rate = Fraction(fps).limit_denominator(100_000)
     # The index can be moved to the front only in a file that FFmpeg may open a second time.
     with tempfile.NamedTemporaryFile(suffix=".mp4") as scratch:
         options = {"movflags": "+faststart", "fflags": "+bitexact"}
         with av.open(scratch.name, "w", format="mp4", options=options) as container:
-            stream = _add_stream(container, rate, *frames.shape[1:3])
+            stream = _add_stream(container, rate, *pixels.shape[1:3])
             scaler = VideoReformatter()
-            for index, pixels in enumerate(frames.cpu().numpy()):
+            for index, picture in enumerate(pixels):
                 frame = scaler.reformat(
-                    VideoFrame.from_ndarray(pixels, format="rgb24"),
+                    VideoFrame.from_ndarray(picture, format="rgb24"),
                     format="yuv420p",
                     dst_colorspace=Colorspace.ITU709,
                     dst_color_range=ColorRange.MPEG,
@@ -60,10 +65,11 @@ def write_clip(file: BinaryIO, frames: torch.Tensor, *, fps: float) -> None:
         shutil.copyfileobj(scratch, file)
 
 
-def _check_frames(frames: torch.Tensor, fps: float) -> None:
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+def _check_frames(frames: torch.Tensor | NDArray[np.uint8], fps: float) -> None:
+    dtype = str(frames.dtype).removeprefix("torch.")
+    if dtype != "uint8" or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(
-            f"frames are {frames.dtype} {list(frames.shape)}; expected uint8 [F, H, W, 3], "
+            f"frames are {dtype} {list(frames.shape)}; expected uint8 [F, H, W, 3], "
             "RGB from 0 to 255"
         )
     count, height, width, _ = frames.shape

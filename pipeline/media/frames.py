@@ -12,12 +12,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
-from typing import Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import numpy as np
-import torch
 from av import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+
+if TYPE_CHECKING:
+    import torch
 
 Fit = Literal["crop", "pad"]
 T = TypeVar("T")
@@ -91,6 +93,8 @@ def fit_frame(
         ValueError: the frame is so thin that `crop` would keep next to nothing of it.
         av.FFmpegError: swscale cannot convert its pixel format.
     """
+    import torch
+
     transpose, flip_rows, flip_columns = orientation(frame)
     # Scaling comes first, on the stored picture, so that only the small picture is turned.
     box = (width, height) if transpose else (height, width)

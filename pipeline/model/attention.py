@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
 References = dict[int, list[tuple[Tensor, Tensor]]]
@@ -123,4 +122,18 @@ def with_references(
 
 def _rotate_video(x: Tensor, text_tokens: int, rotary: tuple[Tensor, Tensor]) -> Tensor:
     text, video = x[:, :, :text_tokens], x[:, :, text_tokens:]
-    return torch.cat([text, apply_rotary_emb(video, rotary)], dim=2)
+    return torch.cat([text, rotate(video, *rotary)], dim=2)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The rotary embedding of queries or keys; each pair of neighbouring values is turned.
+
+    Source: `apply_rotary_emb` in diffusers `models/embeddings.py`.
+
+    Args:
+        x: [B, heads, tokens, head_dim].
+        cos, sin: [tokens, head_dim], float32.
+    """
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([-second, first], dim=-1).flatten(-2)
+    return (x.float() * cos + turned.float() * sin).to(x.dtype)

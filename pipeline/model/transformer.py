@@ -21,12 +21,27 @@ from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_regi
 from torch import Tensor
 
 from pipeline.algorithm.branches import Branch, Prompt, Velocity
+from pipeline.errors import ErrorCode, RowError
 from pipeline.model.attention import AttentionPlan, ReferenceAttention
+from pipeline.model.footprint import transformer_bytes
 from pipeline.model.group import OneRank, TokenGroup
+from pipeline.model.memory import (
+    DeviceMemory,
+    Memory,
+    gigabytes,
+    out_of_memory_text,
+    usable,
+)
 
 TOKENS_AT_ONCE = {"cpu": 2048, "gpu": 16384}
-"""So many tokens of a rank go through a block at once; more cost room for activations. On a CPU the
-pages for tensors above 32 MB took a quarter of the time of 13 branches; the GPU's is untried."""
+"""As many tokens of a rank keep the device busy: more branches than that do not go through a block
+at once, on a GPU fewer where its memory is short. At native sizes that is one branch, so that an
+edit does not depend on what is beside it. On a CPU the pages for tensors above 32 MB took a quarter
+of the time of 13 branches; the GPU's is untried."""
+
+GROUP_MARGIN = 2
+"""In a group the parts may take so many times less than in one process: memory that runs out in an
+exchange costs the group a restart, in one process it costs a second try."""
 
 
 @dataclass
@@ -53,18 +68,21 @@ class VelocityModel:
     Args:
         transformer: a `CogVideoXTransformer3DModel`; its attention processors are replaced.
         group: the ranks that compute together.
-        max_branches: so many go through a block at once, equal on all ranks; None takes as many as
-            keep the device busy. One process halves it when memory runs out. No forwards change.
+        max_branches: so many go through a block at once, equal on all ranks; None leaves it to the
+            device and its memory. One process halves it when memory runs out. No forwards change.
+        memory: of the device of the weights, by default.
     """
 
     transformer: Any
     group: TokenGroup = field(default_factory=OneRank)
     max_branches: int | None = None
     forwards: ForwardCounter = field(default_factory=ForwardCounter)
+    memory: Memory | None = None
 
     def __post_init__(self) -> None:
         self._plan = AttentionPlan()
         self._rotary: dict[tuple[int, int, int, torch.device], tuple[Tensor, Tensor] | None] = {}
+        self._at_once: dict[tuple[Any, ...], int] = {}
         for i, block in enumerate(self.transformer.transformer_blocks):
             block.attn1.set_processor(ReferenceAttention(self._plan, i))
 
@@ -97,22 +115,28 @@ class VelocityModel:
         whole. On a CPU a velocity's bytes do not depend on the branches beside it. On a GPU they do
         where parts differ in size (never for clips above half of `TOKENS_AT_ONCE`), within
         rounding.
+
+        Raises:
+            RowError: the memory is too small for one branch, or on one rank of several for a part.
         """
         shares = split_branches(branches, self.group.cfg_ranks)
         mine = shares[self.group.cfg_rank % len(shares)]
         batch = _Batch.of(mine, reference, share)
-        size = min(len(batch.latents), self.max_branches or self._branches_at_once(batch))
+        kind = (len(branches), bool(batch.reference_index), share, self._tokens(batch))
+        size = min(len(batch.latents), self._branches_at_once(batch, kind))
         while True:
             try:
                 out = self._forward(batch, timestep, blocks, size)
                 break
-            except torch.OutOfMemoryError:
-                # The other ranks of a group wait for this one inside an exchange: they would
-                # never hear of a second try.
-                if size == 1 or self.group.ranks > 1:
-                    raise
-            torch.cuda.empty_cache()
-            self.max_branches = size = (size + 1) // 2
+            except Exception as error:
+                why = out_of_memory_text(error)
+            memory = self._memory
+            memory.release()
+            # The other ranks of a group wait for this one inside an exchange: they would never
+            # hear of a second try.
+            if size == 1 or self.group.ranks > 1:
+                raise self._too_small(batch, size, memory, why)
+            self._at_once[kind] = size = (size + 1) // 2
         velocities = list(out[: len(mine)])
         own = dict(zip(batch.references, out[len(mine) :], strict=True))
         self._count(shares, share)
@@ -133,14 +157,70 @@ class VelocityModel:
                 joined_own.setdefault(name.text, value)
         return joined, joined_own
 
-    def _branches_at_once(self, batch: _Batch) -> int:
+    @property
+    def _memory(self) -> Memory:
+        return self.memory or DeviceMemory(self.device)
+
+    def _branches_at_once(self, batch: _Batch, kind: tuple[Any, ...]) -> int:
+        """How many branches go through a block at once: as many on every rank of the group.
+
+        Args:
+            kind: the same for calls with batches of one size, and on every rank.
+        """
+        size = self._at_once.get(kind)
+        if self.max_branches:
+            return min(self.max_branches, size or self.max_branches)
+        if size is None:
+            if self.device.type == "cpu":
+                size = max(1, TOKENS_AT_ONCE["cpu"] // self._tokens(batch))
+            else:
+                # All ranks ask each other here, at the same call.
+                size = min(self.group.gather_objects(self._that_fit(batch)))
+            self._at_once[kind] = size
+        return size
+
+    def _that_fit(self, batch: _Batch) -> int:
+        """How many of a batch's branches this GPU's memory takes at once, and its tokens fill."""
+        allowed = usable(self._memory, self.device)
+        if self.group.ranks > 1:
+            allowed /= GROUP_MARGIN
+        size = max(1, TOKENS_AT_ONCE["gpu"] // self._tokens(batch))
+        while size > 1 and self._bytes(batch, size) > allowed:
+            size -= 1
+        return size
+
+    def _bytes(self, batch: _Batch, size: int) -> int:
+        """Bytes of activations where `size` branches of a batch go through a block at once."""
+        return transformer_bytes(
+            self.transformer.config,
+            self._tokens(batch),
+            min(size, len(batch.latents)),
+            self.transformer.proj_out.weight.element_size(),
+            batch=len(batch.latents),
+            references=len(batch.references),
+        )
+
+    def _tokens(self, batch: _Batch) -> int:
+        """Of one branch on the rank that holds most: all ranks must split a batch alike."""
         config = self.transformer.config
         patch = config.in_channels * config.patch_size**2 * (config.patch_size_t or 1)
         ranks = self.group.ranks // self.group.cfg_ranks
-        # The most that a rank holds: all ranks must split a batch alike.
         counts = batch.prompts.shape[1], batch.latents[0].numel() // patch
-        tokens = sum(-(-count // ranks) for count in counts)
-        return max(1, TOKENS_AT_ONCE["cpu" if self.device.type == "cpu" else "gpu"] // tokens)
+        return sum(-(-count // ranks) for count in counts)
+
+    def _too_small(self, batch: _Batch, size: int, memory: Memory, why: str) -> RowError:
+        alone, count = self.group.ranks == 1, len(batch.latents)
+        part = "1 branch" if size == 1 else f"{size} branches"
+        return RowError(
+            ErrorCode.OUT_OF_MEMORY,
+            f"the transformer ran out of memory with {part} of {count} in a block at once "
+            f"({why}): that takes about {gigabytes(self._bytes(batch, size))} beside the "
+            f"weights, and {gigabytes(memory.free())} are free. Make the clip smaller "
+            "(video.height, video.width, video.frames), make fewer edits at once "
+            "(reconstruction.edits_at_once), take larger groups, which split the tokens, or a "
+            "device with more memory",
+            needs_restart=not alone,
+        )
 
     def _count(self, shares: Sequence[Sequence[Branch]], share: bool) -> None:
         """Add the forwards of all ranks; a reference that both cfg ranks compute counts once."""
@@ -178,19 +258,22 @@ class VelocityModel:
             rotary = cosines, sines
         video = [group.split(x[:, text_tokens:]) for x in tokens]
         text = [group.split(x[:, :text_tokens]) for x in tokens]
+        del tokens  # the blocks' outputs take their place
         # All parts of a batch go through one block, then through the next: so edits find their
         # references' keys and values, and only one block's are in memory.
-        for block in model.transformer_blocks:
-            self._plan.references = {} if seen else None
-            for i, rows in enumerate(parts):
-                self._plan.reference_index = seen[rows]
-                video[i], text[i] = block(
-                    hidden_states=video[i],
-                    encoder_hidden_states=text[i],
-                    temb=embedded,
-                    image_rotary_emb=rotary,
-                )
-        self._plan.references = None
+        try:
+            for block in model.transformer_blocks:
+                self._plan.references = {} if seen else None
+                for i, rows in enumerate(parts):
+                    self._plan.reference_index = seen[rows]
+                    video[i], text[i] = block(
+                        hidden_states=video[i],
+                        encoder_hidden_states=text[i],
+                        temb=embedded,
+                        image_rotary_emb=rotary,
+                    )
+        finally:
+            self._plan.references = None  # keys and values, also where memory ran out
         out = [model.proj_out(model.norm_out(model.norm_final(y), temb=embedded)) for y in video]
         ahead = sum(rows.start >= len(seen) for rows in parts)  # the references' parts
         velocity = group.gather(torch.cat(out[ahead:] + out[:ahead]), video_tokens)

@@ -54,6 +54,14 @@ class Trajectory:
         """The highest level that is there; edits cannot start above it."""
         return len(self.latents) - 1
 
+    def on_device(self, level: int, device: torch.device) -> Tensor:
+        """The latent of a level, [F, C, H, W], float32, on a device that is not waited for."""
+        entry = self.latents[level]
+        # From pageable memory the host would wait until the GPU has done all that it was given.
+        if device.type == "cuda" and entry.device.type == "cpu":
+            entry = entry.pin_memory()
+        return entry.to(device, non_blocking=True).float()
+
     def __repr__(self) -> str:
         return (
             f"Trajectory({self.frames} frames at {self.fps:g} fps, levels 0..{self.highest} of "

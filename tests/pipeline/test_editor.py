@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline import Editor, EditSpec, Inversion, Reconstruction, Trajectory, Vi
 from pipeline.errors import ErrorCode, RowError
 from pipeline.media.encoding import write_clip
 from tests.drawn_videos import waves
+from tests.stand_in_t5 import T5
 
 STEPS = 2
 CLIP = torch.zeros(9, 32, 48, 3, dtype=torch.uint8)
@@ -60,6 +62,84 @@ def test_an_editor_and_a_trajectory_show_themselves_in_one_line(
 ) -> None:
     assert repr(editor).startswith("Editor(CogVideoX 5b, ")
     assert repr(trajectory) == "Trajectory(9 frames at 8 fps, levels 0..2 of 2, method 'pec')"
+
+
+# The text encoder
+
+
+def test_an_editor_loads_no_text_encoder_before_a_prompt_needs_it(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    t5 = T5(monkeypatch)
+    editor = Editor.from_pretrained(str(checkpoints["5b"]), device="cpu", torch_dtype="auto")
+    assert t5.happened() == []
+    editor.encode_prompts([""])
+    assert t5.happened() == ["loaded in torch.float32 on cpu", "[0] on cpu"]
+
+
+def test_all_prompts_of_a_call_are_encoded_together_before_the_first_edit(
+    editor: Editor, trajectory: Trajectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Any] = []
+    text = replace(editor.text, encoded={})  # type: ignore[type-var]
+
+    def noting(owner: Any, name: str, what: Callable[..., Any]) -> None:
+        work = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: (said.append(what(*args)), work(*args))[1])
+
+    monkeypatch.setattr(editor, "text", text)
+    noting(text, "encode", lambda texts, _: texts)
+    noting(editor, "denoise", lambda _, some, *rest: len(some))
+    noting(editor.codec, "decode", lambda *_: "decoded")
+    prompts = [EditSpec("a"), EditSpec("b", negative_prompt="blur"), *"cde"]
+    made = editor.reconstruct(
+        trajectory, prompts, edits_at_once=2, reference="source", source_prompt="a horse"
+    )
+    assert len(made) == 5
+    assert said[0] == ["", "a", "a horse", "b", "blur", "c", "d", "e"]
+    worked = [one for one in said[1:] if isinstance(one, int | str)]
+    assert worked == [2, "decoded", "decoded"] * 2 + [1, "decoded"]
+    assert len(text.encoded) == 8
+
+
+def test_an_edits_latents_hold_no_memory_of_the_others(
+    editor: Editor, trajectory: Trajectory
+) -> None:
+    made = editor.reconstruct(trajectory, ["a", "b"], output_type="latent")
+    for latents in made:
+        assert latents.untyped_storage().nbytes() == latents.numel() * 4
+
+
+def test_the_text_encoder_leaves_the_gpu_before_an_offloaded_model_comes(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    t5 = T5(monkeypatch)
+
+    class Part:
+        def to(self, device: Any) -> None:
+            t5.said.append(f"model to {torch.device(device).type}")
+
+    class Model:
+        transformer = Part()
+
+        def velocity(self, prompt: Any) -> None:
+            assert prompt.embedding.device.type == "meta"
+
+    def stop(*_: Any, **__: Any) -> Any:
+        t5.said.append("climb")
+        raise KeyboardInterrupt
+
+    model, codec = Model(), type("Codec", (), {"vae": Part()})()
+    offloaded = Editor(editor.info, model, codec, t5.encoder(torch.bfloat16))  # type: ignore[arg-type]
+    offloaded.set_progress_bar_config(disable=True)
+    monkeypatch.setattr("pipeline.inputs.usable_device", torch.device)
+    monkeypatch.setattr("pipeline.editor.climb", stop)
+    offloaded.enable_model_cpu_offload("meta")  # takes the place of a GPU
+    t5.happened()
+    with pytest.raises(KeyboardInterrupt):
+        offloaded.extend(torch.zeros(1, 1), 0, editor.schedule(2, "pec"), Inversion(), 1)
+    visit = ["loaded in torch.bfloat16 on cpu", "to meta", "[0] on meta", "to cpu"]
+    assert t5.happened() == [*visit, "model to meta", "climb", "model to cpu"]
 
 
 # Sources and prompts

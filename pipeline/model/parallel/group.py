@@ -25,6 +25,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.imports import large_imports
 from pipeline.model.attention import Exchange, References, attend, with_references
 from pipeline.model.group import OneRank, TokenGroup
 from pipeline.model.parallel.degrees import Degrees
@@ -308,7 +309,8 @@ def import_xfuser(device: torch.device) -> Xfuser:
     """xfuser's modules, ready for a group on this device."""
     # With a CPU build of torch xfuser 0.7 raises at import, since it finds no accelerator.
     cpu_build = torch.version.cuda is None and torch.version.hip is None
-    with _torch_cuda_version("0.0" if cpu_build else torch.version.cuda):
+    version = "0.0" if cpu_build else torch.version.cuda
+    with large_imports(), _torch_cuda_version(version):
         from xfuser.core.distributed import (
             attention_backend,
             group_coordinator,

@@ -288,6 +288,13 @@ def test_the_bytes_do_not_depend_on_how_many_processors_there_are() -> None:
     assert b" threads=1 " in file.getvalue()  # x264 notes its options in the stream
 
 
+def test_frames_of_numpy_are_written_as_those_of_torch() -> None:
+    files = io.BytesIO(), io.BytesIO()
+    write_clip(files[0], waves(5, 32, 48), fps=8)
+    write_clip(files[1], torch.from_numpy(waves(5, 32, 48).copy()), fps=8)
+    assert files[0].getvalue() == files[1].getvalue()
+
+
 def test_a_clip_can_be_written_to_a_file_that_cannot_seek() -> None:
     class Pipe(io.BytesIO):
         def seekable(self) -> bool:

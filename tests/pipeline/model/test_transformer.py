@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import partial
 from typing import Any
 
@@ -9,16 +10,19 @@ import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
+from diffusers.models.embeddings import apply_rotary_emb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.model.attention import Exchange, References, attend
+from pipeline.errors import ErrorCode, RowError
+from pipeline.model.attention import Exchange, References, attend, rotate
 from pipeline.model.transformer import Branch, OneRank, rotary_embedding, split_batch, unpatchify
 from tests.named_prompts import NamedModel
 from tests.published_models import LATENTS, PARAMETERS, TRANSFORMERS, VIDEO_TOKENS
 from tests.script_reference import rotary_of_pipeline
 from tests.small_models import FAMILIES, make_transformer
+from tests.stub_memory import GB, StubMemory
 
 
 def frames_of(family: str) -> int:
@@ -50,6 +54,12 @@ def diffusers_velocity(transformer: Any, latents: Tensor, prompts: Tensor, times
         )[0]
     transformer.set_attn_processor(processors)
     return velocity
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_queries_are_rotated_as_in_diffusers_to_the_last_bit(dtype: torch.dtype) -> None:
+    x, table = draw(2, 3, 10, 8).to(dtype), (draw(10, 8, seed=1), draw(10, 8, seed=2))
+    assert torch.equal(rotate(x, *table), apply_rotary_emb(x, table))
 
 
 def largest_change_alone(model: NamedModel, family: str, reference: str | None) -> float:
@@ -100,6 +110,18 @@ def test_a_prediction_is_diffusers_own_above_the_trained_size(family: str) -> No
     theirs = diffusers_velocity(model.transformer, x, model.prompts["b"][None], 30)
     ours = model.velocity("b")(x[0], 30)
     assert (ours - theirs[0]).abs().max() < 1e-6 * theirs.abs().max().clamp_min(1)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 12), (12, 20)])
+def test_2bs_positions_keep_the_scales_of_its_configuration(rows: int, columns: int) -> None:
+    """Its table of positions is stretched by `*_interpolation_scale`; no other scale will do."""
+    x = draw(1, 3, 16, rows, columns)
+    scales = {"spatial_interpolation_scale": 1.3, "temporal_interpolation_scale": 0.7}
+    model, default = small_model("2b", **scales), small_model("2b")
+    theirs = diffusers_velocity(model.transformer, x, model.prompts["b"][None], 30)[0]
+    ours = model.velocity("b")(x[0], 30)
+    assert (ours - theirs).abs().max() < 1e-6 * theirs.abs().max().clamp_min(1)
+    assert (ours - default.velocity("b")(x[0], 30)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -212,22 +234,50 @@ def test_a_call_with_and_without_references_is_refused() -> None:
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("5b")
+    model.memory = memory = StubMemory(GB)
     x = draw(5, 3, 16, 8, 12)
-    branches = [Branch(latents, "a") for latents in x]
-    whole, _ = model.predict(branches, 500)
-    forward, sizes = model._forward, []
-
-    def tight(*arguments: Any) -> Tensor:
-        sizes.append(arguments[-1])
-        if sizes[-1] > 2:
-            raise torch.OutOfMemoryError
-        return forward(*arguments)
-
-    monkeypatch.setattr(model, "_forward", tight)
-    split, _ = model.predict(branches, 500)
-    assert sizes == [5, 3, 2]
-    assert model.max_branches == 2
+    branches = [Branch(latents, "a", "b") for latents in x]
+    whole, _ = model.predict(branches, 500, x[0])
+    sizes = fail_above(model, 2, monkeypatch)
+    split, _ = model.predict(branches, 500, x[0])
+    assert sizes == [1, 5, 1, 3, 1, 2, 2, 1, 1, 2, 2, 1]  # the reference, then the edits
+    assert memory.released == [None, None]
+    sizes.clear()
+    model.predict(branches, 500, x[0])
+    assert max(sizes) == 2, "what ran out of memory once is tried again"
     assert all((a - b).abs().max() < 1e-5 for a, b in zip(whole, split, strict=True))
+
+
+def fail_above(model: NamedModel, most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let blocks run out of memory for more branches at once; returns the sizes of all parts."""
+    sizes: list[int] = []
+    model.max_branches = None
+    for block in model.transformer.transformer_blocks:
+
+        def tight(*, hidden_states: Tensor, real: Any = block.forward, **how: Any) -> Any:
+            sizes.append(len(hidden_states))
+            if sizes[-1] > most:
+                raise torch.OutOfMemoryError("full")
+            return real(hidden_states=hidden_states, **how)
+
+        monkeypatch.setattr(block, "forward", tight)
+    return sizes
+
+
+def test_where_memory_runs_out_no_key_and_no_value_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("5b")
+    kept: list[Any] = []
+
+    class Looks(StubMemory):
+        def release(self) -> None:
+            super().release()
+            kept.append(model._plan.references)
+
+    model.memory = memory = Looks(GB)
+    x = draw(3, 16, 8, 12)
+    fail_above(model, 1, monkeypatch)
+    model.predict([Branch(x, "a", "b")] * 2, 500, x)
+    assert kept == memory.released == [None, None]
 
 
 @pytest.mark.parametrize("group", [OneRank(), TwoRanks()], ids=["one rank", "a group"])
@@ -283,16 +333,116 @@ def test_the_parts_of_a_batch_are_the_batch_with_the_references_ahead(
     assert not any(part[0] < edits <= part[-1] for part in parts)
 
 
-def test_one_branch_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_branch_that_does_not_fit_is_a_row_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("5b")
-
-    def never(*_: Any) -> Tensor:
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(model, "_forward", never)
-    with pytest.raises(torch.OutOfMemoryError):
+    model.memory = memory = StubMemory(3.2 * GB)
+    sizes = fail_above(model, 0, monkeypatch)
+    with pytest.raises(
+        RowError,
+        match=r"out of memory with 1 branch of 3 in a block at once \(OutOfMemoryError: full\): "
+        r"that takes about 0.0 GB beside the weights, and 3.2 GB are free. Make the clip smaller "
+        r".*\(reconstruction.edits_at_once\), take larger groups",
+    ) as no:
         model.predict([Branch(draw(3, 16, 8, 12), "a")] * 3, 500)
-    assert model.max_branches == 1
+    assert (no.value.code, no.value.needs_restart) == (ErrorCode.OUT_OF_MEMORY, False)
+    assert sizes == [3, 2, 1]
+    assert memory.released == [None] * 3
+
+
+def test_in_a_group_memory_that_runs_out_is_a_row_error_that_restarts_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other ranks wait inside an exchange: a second try would never end."""
+    model = small_model("5b")
+    model.group, model.memory = TwoRanks(), StubMemory(GB)
+    sizes = fail_above(model, 2, monkeypatch)
+    with pytest.raises(RowError, match="out of memory with 3 branches of 3") as no:
+        model.predict([Branch(draw(3, 16, 8, 12), "a")] * 3, 500)
+    assert sizes == [3]
+    assert (no.value.code, no.value.needs_restart) == (ErrorCode.OUT_OF_MEMORY, True)
+    assert pickle.loads(pickle.dumps(no.value)).needs_restart
+
+
+def test_another_error_is_not_taken_for_memory_that_ran_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = small_model("5b")
+    model.memory = memory = StubMemory(GB)
+
+    def broken(*_: Any) -> Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(model, "_forward", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        model.predict([Branch(draw(3, 16, 8, 12), "a")] * 3, 500)
+    assert memory.released == []
+
+
+def on_meta(family: str, layers: int = 1, **how: Any) -> NamedModel:
+    """A published model with a single block, which takes no memory and computes nothing."""
+    with torch.device("meta"):
+        transformer = CogVideoXTransformer3DModel(**TRANSFORMERS[family] | {"num_layers": layers})
+        prompt = torch.empty(TRANSFORMERS[family]["max_text_seq_length"], 4096)
+    return NamedModel(transformer.to(torch.bfloat16), {"": prompt, "a": prompt}, **how)
+
+
+def parts(model: NamedModel, latents: Tensor, branches: int) -> list[int]:
+    """How many branches go through a block together, part by part."""
+    rows: list[int] = []
+    model.transformer.transformer_blocks[0].register_forward_pre_hook(
+        lambda _, __, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    model.predict([Branch(latents, "a", "")] * branches, 500, latents)
+    return rows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("card", [24, 80])
+def test_at_native_sizes_one_branch_goes_through_a_block_at_once(family: str, card: int) -> None:
+    model = on_meta(family)
+    model.memory = StubMemory(card * GB - 2 * PARAMETERS[family], card * GB)
+    latents = torch.empty(LATENTS[family], device="meta")
+    assert parts(model, latents, 8) == [1] * 9
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"), [(4, [1, 7, 1]), (0.7, [1, 2, 2, 2, 2]), (0, [1] * 9), (None, [1, 7, 1])]
+)
+def test_of_small_clips_as_many_branches_go_at_once_as_fit(
+    free: float | None, expected: list[int]
+) -> None:
+    """17 frames of 256x384: 2,146 tokens, of which seven branches keep a GPU busy."""
+    model = on_meta("5b")
+    model.memory = StubMemory(None if free is None else free * GB)
+    assert parts(model, torch.empty(5, 16, 32, 48, device="meta"), 8) == expected
+
+
+class OtherRank(OneRank):
+    """A rank of a group whose other ranks answer with the numbers of a test."""
+
+    ranks = 2
+
+    def __init__(self, *others: int) -> None:
+        self.others = list(others)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value, self.others.pop(0)]
+
+    def exchange(self, text_tokens: int, video_tokens: int) -> Exchange:
+        return attend
+
+
+def test_ranks_of_a_group_agree_once_for_each_kind_of_batch() -> None:
+    group = OtherRank(3, 9)
+    model = on_meta("5b", group=group)
+    model.memory = StubMemory(GB)
+    x = torch.empty(5, 16, 32, 48, device="meta")
+    assert parts(model, x, 8) == [1, 3, 3, 2]  # the other rank has less memory
+    model.memory.left = 0
+    rows = parts(model, x, 8)
+    assert rows[:4] == [1, 3, 3, 2], "asked again"
+    assert set(parts(model, x, 6)) == {1}, "this rank has less memory"
+    assert group.others == []
 
 
 # Precision
