@@ -11,26 +11,34 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from cluster.ranks.failures import as_row_error, breaks_the_process
+from cluster.ranks.overlap import Overlap
 from pipeline.algorithm.schedule import Schedule
 from pipeline.editor import Editor
 from pipeline.errors import RowError
+from pipeline.inputs import read_video
 from pipeline.media.decoding import Clip
 from pipeline.media.encoding import write_clip
-from pipeline.model.checkpoint import CheckpointInfo, open_checkpoint
+from pipeline.model.checkpoint import EDITING_PARTS, CheckpointInfo, open_checkpoint
 from pipeline.model.group import OneRank, TokenGroup
-from pipeline.model.text_encoder import PromptStore, RecentEmbeddings
+from pipeline.model.prompts import PromptStore
+from pipeline.model.text_encoder import RecentEmbeddings
 from pipeline.plan import highest_stored
 from pipeline.records import VideoSpec, derived_seed
-from pipeline.settings import EditingSettings
+from pipeline.settings import EditingSettings, Inversion
 from pipeline.storage import Folder
+from pipeline.timing import OnProgress, unheard
 from pipeline.trajectories.index import CHUNKS, TrajectoryDamaged
 
 T = TypeVar("T")
@@ -42,7 +50,46 @@ Edits made from them are stale only where `cluster.job.ALGORITHM` is raised too.
 
 def prompt_store(settings: EditingSettings, info: CheckpointInfo) -> PromptStore:
     """Where a job keeps prompt embeddings; those of another checkpoint lie elsewhere."""
-    return PromptStore(Folder(settings.output).child(f"prompts/{info.fingerprint}"))
+    return PromptStore.of(settings.output, info.fingerprint)
+
+
+@dataclass
+class _Editor(Editor):
+    """An `Editor` whose progress goes to the owner, in the place of a bar."""
+
+    on_progress: OnProgress = unheard
+
+    def encode(self, frames: Tensor, inversion: Inversion, seed: int = 0) -> Tensor:
+        latents = super().encode(frames, inversion, seed)
+        self.on_progress("the encoding of a clip")
+        return latents
+
+    def decode(self, latents: Tensor, frames: int) -> Tensor:
+        decoded = super().decode(latents, frames)
+        self.on_progress("the decoding of a clip")
+        return decoded
+
+    def _bar(self, total: int, what: str) -> Any:
+        return _Steps(total, what, self.on_progress)
+
+
+@dataclass
+class _Steps:
+    """Of tqdm's bar what an `Editor` uses."""
+
+    total: int
+    what: str
+    on_progress: OnProgress
+    done: int = 0
+
+    def __enter__(self) -> _Steps:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self) -> None:
+        self.done += 1
+        self.on_progress(f"{self.what} step {self.done} of {self.total}")
 
 
 @dataclass
@@ -52,25 +99,38 @@ class RankEditor:
     Args:
         settings: the job's.
         editor: does the model work.
+        progress: is called with what was done last.
+        pulse: is called while the same goes on.
+        overlap: goes on beside the accelerator.
+
+    Attributes:
+        broken: every further call to the accelerator fails.
     """
 
     settings: EditingSettings
     editor: Editor
+    progress: OnProgress = unheard
+    pulse: Callable[[], None] = lambda: None
+    overlap: Overlap = field(default_factory=Overlap)
+    broken: bool = field(default=False, init=False)
 
     @classmethod
     def load(
-        cls, settings: EditingSettings, device: torch.device, group: TokenGroup | None = None
+        cls,
+        settings: EditingSettings,
+        device: torch.device,
+        group: TokenGroup | None = None,
+        info: CheckpointInfo | None = None,
     ) -> RankEditor:
         """Load the job's checkpoint onto a device, as one of the ranks that compute together."""
-        info = open_checkpoint(settings.checkpoint)
-        editor = Editor.from_pretrained(
-            settings.checkpoint,
+        info = info or open_checkpoint(settings.checkpoint, parts=EDITING_PARTS)
+        editor = _Editor.from_pretrained(
+            info,
             torch_dtype=info.dtype(settings.precision, device),
             device=device,
             group=group or OneRank(),
             text=RecentEmbeddings(prompt_store(settings, info)),
         )
-        editor.set_progress_bar_config(disable=True)
         return cls(settings, editor)
 
     @property
@@ -98,7 +158,8 @@ class RankEditor:
         A rank that went on alone would wait for ever for the others.
 
         Raises:
-            RowError, TrajectoryDamaged: what the first rank that failed raised.
+            RowError, TrajectoryDamaged: what the first rank that failed raised; every other
+                exception as a RowError.
         """
         value: T | None = None
         problem: Exception | None = None
@@ -106,23 +167,80 @@ class RankEditor:
             value = work()
         except (RowError, TrajectoryDamaged) as error:
             problem = error
+        except Exception as error:
+            problem = as_row_error(error)
         for one in self.group.gather_objects(problem):
             if one is not None:
                 raise one
         return cast(T, value)
 
+    def load_embeddings(self, prompts: Iterable[str]) -> None:
+        """Have prompts' embeddings in memory, on every rank: in the midst of a forward the others
+        would wait for one that cannot read its own.
+
+        Raises:
+            RowError: one cannot be read.
+        """
+
+        def load() -> None:
+            for prompt in prompts:
+                self.editor.text.embedding(prompt)
+
+        self.together(load)
+
+    def give_up(self, error: Exception) -> str:
+        """Go on without what raised this: its text. The process' log tells it in full."""
+        traceback.print_exception(error)
+        self.broken = self.broken or breaks_the_process(error)
+        return error.message if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
+
+    def report_to(self, progress: OnProgress, pulse: Callable[[], None]) -> None:
+        """Report all that goes on here.
+
+        Args:
+            pulse: called after each layer, some thousand times a denoising step, and as a video is
+                read, in the thread that reads ahead.
+        """
+        self.progress, self.pulse = progress, pulse
+        if isinstance(self.editor, _Editor):
+            self.editor.on_progress = progress
+        layers = [
+            *self.editor.model.transformer.transformer_blocks,
+            *_layers(self.editor.codec.vae),
+        ]
+        for layer in layers:
+            layer.register_forward_hook(lambda *_: pulse())
+
+    def beside(self, work: Callable[[], T]) -> Future[T]:
+        """Do something beside the next work of the accelerator (`Overlap.beside`)."""
+        return self.overlap.beside(work)
+
+    def read_ahead(self, video: VideoSpec, at_work: AbstractContextManager[None]) -> None:
+        """Begin to read what the next request is going to `read`."""
+        self.overlap.read_ahead(_frames(video), lambda: self._read(video), at_work)
+
     def read(self, video: VideoSpec) -> Clip:
-        """The clip of a video.
+        """The clip of a video, which may have been read ahead.
 
         Raises:
             RowError: the file is not there, not a video, or too short.
         """
-        return self.editor.read(
+        return self.overlap.read(_frames(video), lambda: self._read(video))
+
+    def _read(self, video: VideoSpec) -> Clip:
+        clip = self._decoded(video)
+        self.progress(f"the reading of {video.video}")
+        return clip
+
+    def _decoded(self, video: VideoSpec) -> Clip:
+        return read_video(
             video.video,
             self.settings.video,
+            self.editor.info,
             start_frame=video.start_frame or 0,
             num_frames=video.num_frames,
             fps=video.fps,
+            on_read=self.pulse,
         )
 
     def trajectory_key(self, video: VideoSpec, clip: Clip) -> str:
@@ -162,3 +280,14 @@ class RankEditor:
         buffer = io.BytesIO()
         write_clip(buffer, frames, fps=fps)
         self.output.write(name, buffer.getvalue())
+        self.progress(f"the writing of {name}")
+
+
+def _frames(video: VideoSpec) -> tuple[str, int | None, int | None, float | None]:
+    """What determines a clip, but for the settings of the job."""
+    return video.video, video.start_frame, video.num_frames, video.fps
+
+
+def _layers(vae: torch.nn.Module) -> list[torch.nn.Module]:
+    """The layers of a VAE that take a part of its time each."""
+    return [one for one in vae.modules() if type(one).__name__.endswith("ResnetBlock3D")]

@@ -1,11 +1,16 @@
-"""One video inverted: read, encoded, carried up the levels, stored, and certified."""
+"""One video inverted: read, encoded, carried up the levels, stored, committed, and certified.
+
+The trajectory is committed before anything is measured. What goes wrong in the certificate costs a
+metric, which is null with its reason, and never the inversion.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,13 +20,19 @@ from pipeline.dtypes import DTYPES
 from pipeline.errors import ErrorCode, RowError
 from pipeline.media.decoding import Clip
 from pipeline.quality.certificate import (
+    NOISE,
     ROUND_TRIP,
     VAE_PSNR,
+    Certificate,
     as_metrics,
+    begun,
+    measured,
     missing,
     noise_metrics,
-    round_trip_db,
+    signal_to_error_db,
+    still_true,
     vae_psnr_db,
+    way_down,
 )
 from pipeline.records import InversionResult, Timings, VideoSpec
 from pipeline.storage import Folder
@@ -36,6 +47,8 @@ from pipeline.trajectories.index import (
 from pipeline.trajectories.reader import TrajectoryReader
 from pipeline.trajectories.trajectory import stacked
 from pipeline.trajectories.writer import ShardWriter
+
+T = TypeVar("T")
 
 
 def invert_video(
@@ -58,31 +71,31 @@ def invert_video(
     key = rank.trajectory_key(video, clip)
     before = rank.editor.model.forwards.total
     stored = _Stored(damaged=damaged) if damaged else _stored(rank, key)
-    index = stored.index
+    index, asked = stored.index, rank.settings.inversion
+    names: tuple[str, ...] = ()
+    clean, top = stored.clean, stored.top
     if index is None or index.highest < rank.highest:
-        inversion = rank.settings.inversion
-        top = stored.top
+        known = {} if index is None else still_true(index.about)
+        names = missing(asked, known)
         if top is None:
-            with timer("encode"):
-                top = rank.editor.encode(clip.frames, inversion, rank.seed(video, "posterior"))[
-                    None
-                ]
-        with timer("invert"):
-            start = max(stored.level, 0)
-            try:
-                entries = rank.editor.extend(top, start, rank.schedule, inversion, rank.highest)
-            except RowError as error:
-                raise RowError(error.code, f"{video.video}: {error.message}") from error
-        index = _store(rank, video, key, clip, stored, entries, timer)
-    elif stored.clean is not None and stored.top is not None:
-        about = certify(rank, clip, stored.clean, stored.top[-1], index.highest, index.about, timer)
-        index = index.extended((), about, **_facts(rank, clip))
-        if rank.group.rank == 0:
-            commit(rank.trajectory_folder(key), index)
+            with timer("encode"), _named(video):
+                top = rank.editor.encode(clip.frames, asked, rank.seed(video, "posterior"))[None]
+        with timer("invert"), _named(video):
+            rank.load_embeddings([""])
+            level = max(stored.level, 0)
+            entries = rank.editor.extend(top, level, rank.schedule, asked, rank.highest)
+        clean, top = entries[0] if clean is None else clean, entries[-1:]
+        index = _store(rank, video, key, clip, stored, entries, begun(known, names), timer)
+    elif top is not None:
+        names = missing(asked, index.about)
+        index = index.extended((), begun(index.about, names), **_facts(rank, clip))
+        _commit_again(rank, index)
     source = f"sources/{video.video_id}.mp4"
     if rank.group.rank == 0:
-        with timer("write"):
-            rank.write_clip(source, clip.frames, clip.fps)
+        rank.beside(lambda: rank.write_clip(source, clip.frames, clip.fps))
+    if clean is not None and top is not None:
+        index = replace(index, about=certify(rank, clip, clean, top[-1], index, names, timer))
+        _commit_again(rank, index)
     return InversionResult(
         trajectory=key,
         frames=len(clip.frames),
@@ -95,6 +108,16 @@ def invert_video(
         timings=Timings(**timer.seconds),
         trajectory_damage=stored.damaged,
     )
+
+
+@contextmanager
+def _named(video: VideoSpec) -> Iterator[None]:
+    """What the model cannot do says of which video."""
+    try:
+        yield
+    except RowError as error:
+        text = f"{video.video}: {error.message}"
+        raise RowError(error.code, text, error.needs_restart) from error
 
 
 @dataclass(frozen=True)
@@ -158,19 +181,16 @@ def _store(
     clip: Clip,
     stored: _Stored,
     entries: Tensor,
+    about: Certificate,
     timer: Timer,
 ) -> TrajectoryIndex:
-    """Store, certify and commit the entries [levels, F, C, H, W] that are not stored yet."""
+    """Store and commit the entries [levels, F, C, H, W] that are not stored yet."""
     folder = rank.trajectory_folder(key)
     writer = _filled_writer(rank, video, folder, stored, entries)
-    with ThreadPoolExecutor(1) as uploads:  # the upload runs beside the certificate's work
-        upload = uploads.submit(writer.store)
-        known = dict(stored.index.about) if stored.index else {}
-        known.pop(ROUND_TRIP, None)  # it was that of a shorter way
-        clean = entries[0] if stored.clean is None else stored.clean
-        about = certify(rank, clip, clean, entries[-1], rank.highest, known, timer)
-        with timer("write"):
-            shards: list[Shard] = rank.group.gather_objects(upload.result())
+    with timer("write"):
+        own = rank.together(writer.store)
+        shards: list[Shard] = rank.group.gather_objects(own)
+    rank.progress("the storing of a trajectory")
     if stored.index is not None:
         index = stored.index.extended(shards, about, **_facts(rank, clip))
     else:
@@ -185,9 +205,25 @@ def _store(
             about=about,
             **_facts(rank, clip),
         )
-    if rank.group.rank == 0:
-        commit(folder, index)
+    rank.together(lambda: commit(folder, index) if rank.group.rank == 0 else None)
     return index
+
+
+def _commit_again(rank: RankEditor, index: TrajectoryIndex) -> None:
+    """Commit what is known now of a trajectory, where it is still the one that is stored.
+
+    Another group may have put its own in its place, or extended it, or the job that uses it may
+    have deleted it. A storage that fails costs what would have been known, not the inversion.
+    """
+    if rank.group.rank:
+        return
+    folder, files = rank.trajectory_folder(index.key), [shard.file for shard in index.shards]
+    try:
+        there = read_index(folder, index.key)
+        if there is not None and [shard.file for shard in there.shards] == files:
+            commit(folder, index)
+    except Exception as error:
+        traceback.print_exception(error)
 
 
 def _facts(rank: RankEditor, clip: Clip) -> dict[str, Any]:
@@ -233,29 +269,69 @@ def certify(
     clip: Clip,
     clean: Tensor,
     top: Tensor,
-    level: int,
-    known: Mapping[str, float],
+    index: TrajectoryIndex,
+    names: tuple[str, ...],
     timer: Timer,
-) -> dict[str, float]:
-    """The certificate of a trajectory, by metric.
+) -> Certificate:
+    """The certificate of a committed trajectory, on every rank.
 
     Args:
         clean, top: its lowest and its highest entry, [F, C, H, W].
-        level: of the highest entry.
-        known: what holds of it still.
+        names: of the metrics to measure. What cannot be had has its reason instead of a number.
+
+    Raises:
+        Exception: in a group only, from a forward: the others wait for this rank in an exchange.
     """
-    editor, schedule = rank.editor, rank.schedule
-    found = {**known, **noise_metrics(top, level / schedule.steps)}
-    wanted = missing(rank.settings.inversion, known)
-    if VAE_PSNR in wanted:
+    editor, level = rank.editor, index.highest
+    about: Certificate = dict(index.about)
+
+    def vae_psnr() -> dict[str, float]:
         with timer("decode"):
-            found[VAE_PSNR] = vae_psnr_db(
-                clip.frames, clean, lambda x: editor.decode(x, len(clip.frames))
-            )
-    if ROUND_TRIP in wanted:
+            frames = len(clip.frames)
+            psnr = vae_psnr_db(clip.frames, clean, lambda x: editor.decode(x, frames))
+        return {VAE_PSNR: psnr}
+
+    if NOISE in names:
+        noise = _on_first(rank, lambda: noise_metrics(top, level / rank.schedule.steps))
+        about = measured(about, NOISE, noise)
+    if VAE_PSNR in names:
+        about = measured(about, VAE_PSNR, _on_first(rank, vae_psnr))
+    if ROUND_TRIP in names:
+        about = measured(about, ROUND_TRIP, _round_trip(rank, clean, top, level, timer))
+    return about
+
+
+def _round_trip(
+    rank: RankEditor, clean: Tensor, top: Tensor, level: int, timer: Timer
+) -> dict[str, float] | str:
+    """The round trip's metric, or why there is none. The ranks denoise together or not at all."""
+    editor, group = rank.editor, rank.group
+    start = _tried(rank, lambda: (editor.model.velocity(editor.prompt("")), top.to(editor.device)))
+    problems = group.gather_objects(start if isinstance(start, str) else None)
+    if isinstance(start, str) or any(problems):
+        return next(problem for problem in problems if problem)
+    velocity, x = start
+
+    def down() -> Tensor:
         with timer("round_trip"):
-            velocity = editor.model.velocity(editor.prompt(""))
-            found[ROUND_TRIP] = round_trip_db(
-                velocity, schedule, clean, top.to(editor.device), level
-            )
-    return found
+            return way_down(velocity, rank.schedule, x, level)
+
+    back = down() if group.ranks > 1 else _tried(rank, down)
+    if isinstance(back, str):
+        return back
+    return _on_first(rank, lambda: {ROUND_TRIP: signal_to_error_db(clean, back)})
+
+
+def _on_first(rank: RankEditor, work: Callable[[], dict[str, float]]) -> dict[str, float] | str:
+    """What rank 0 measures, on every rank; or why it could not."""
+    outcome = _tried(rank, work) if rank.group.rank == 0 else ""
+    first: dict[str, float] | str = rank.group.gather_objects(outcome)[0]
+    return first
+
+
+def _tried(rank: RankEditor, work: Callable[[], T]) -> T | str:
+    """What `work` returns, or the text of what it raised."""
+    try:
+        return work()
+    except Exception as error:
+        return rank.give_up(error)

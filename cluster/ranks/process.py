@@ -11,55 +11,56 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, fields, is_dataclass, replace
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from cluster.ranks.channel import Arrived, Beside, Broken, Channel, Handler, whole
+from cluster.ranks.failures import failure, several_ranks
 from cluster.ranks.messages import (
     Answer,
     EditVideo,
-    EncodePrompts,
     InvertVideo,
     Start,
     parse_request,
-    to_line,
 )
-from cluster.ranks.owner import CHANNEL
-from pipeline.errors import ErrorCode, RowError
+from pipeline.imports import large_imports
 from pipeline.records import from_dict
 
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.model.checkpoint import CheckpointInfo
     from pipeline.model.group import TokenGroup
     from pipeline.settings import EditingSettings
 
-Handler = Mapping[type, Callable[..., Any]]
-"""By the type of a request, what answers it: it takes the request's fields by name."""
 
-STORAGE_CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"}
-"""Packages below fsspec whose errors are not all OSErrors."""
-ACCELERATOR = ("CUDA", "cuDNN", "CUBLAS", "NCCL")
-"""What stands in the text of an error of the accelerator that torch raises as a RuntimeError."""
+def prepare(start: Start, channel: Channel) -> Handler:
+    """Load what the work needs, and return what answers its requests.
 
-
-def prepare(start: Start) -> Handler:
-    """Load what the work needs, and return what answers its requests."""
+    Args:
+        channel: reports progress to the owner.
+    """
     from pipeline.settings import EditingSettings
 
     settings = from_dict(EditingSettings, start.settings)
     if start.work == "prompts":
-        return _prompt_handler(settings, start.device)
-    return _editing_handler(settings, start)
+        with large_imports():
+            from cluster.ranks.encode_prompts import prompt_handler
+
+        checkpoint = start.checkpoint or settings.checkpoint
+        return prompt_handler(settings, checkpoint, _device(start.device), channel.progress)
+    return _editing_handler(settings, start, channel)
 
 
-def serve(prepare: Callable[[Start], Handler], read: Callable[[bytes], Any]) -> None:
+def serve(prepare: Callable[[Start, Channel], Handler], read: Callable[[bytes], Any]) -> None:
     """Answer the owner's messages until it goes away.
 
     Args:
@@ -68,40 +69,81 @@ def serve(prepare: Callable[[Start], Handler], read: Callable[[bytes], Any]) -> 
             exception as the code of its kind, with the place where it was raised.
         read: a request from its line.
     """
-    channel = socket.socket(fileno=int(os.environ[CHANNEL]))
-    messages: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_read_lines, args=(channel, messages), daemon=True).start()
+    channel, handle = Channel.of_this_rank(), dict[type, Callable[..., Any]]()
+    requests: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+    take = partial(_take, channel, handle, read, requests)
+    threading.Thread(target=channel.read, args=(take,), daemon=True).start()
+    number, start = requests.get()
     try:
-        handle = prepare(Start(**json.loads(messages.get())))
+        handle.update(prepare(from_dict(Start, json.loads(start)), channel))
     except Exception as error:
         traceback.print_exc()
-        _answer(channel, Answer(refusal=f"{type(error).__name__}: {error}"))
+        channel.answer(number, Answer(refusal=f"{type(error).__name__}: {error}"))
         sys.exit(1)
-    _answer(channel, Answer(result=os.getpid()))
+    channel.answer(number, Answer(result=os.getpid()))
+    beside, broken = handle.get(Beside, list), handle.get(Broken, bool)
+    later = ThreadPoolExecutor(1)
     while True:
-        request = read(messages.get())
+        number, request = requests.get()
+        channel.begin(number)
+        began = time.perf_counter()
         try:
-            answer = Answer(result=plain(handle[type(request)](**values_of(request))))
+            if isinstance(request, Exception):
+                raise request
+            answer = Answer(result=handle[type(request)](**values_of(request)))
         except Exception as error:
             answer = failure(error)
-        _answer(channel, answer)
+        answer = replace(answer, seconds=time.perf_counter() - began)
+        # One thread answers, in order: where this answer ends the group, that of the request
+        # before, whose edits may still be written, is not lost.
+        later.submit(_answer, channel, number, answer, beside(), broken)
+        # Outside of the `except`, whose traceback holds tensors.
+        if (answer.error_code and several_ranks()) or answer.needs_restart or broken():
+            channel.wait_to_go_on(number)
+
+
+def _take(
+    channel: Channel,
+    handle: Handler,
+    read: Callable[[bytes], Any],
+    requests: SimpleQueue[tuple[int, Any]],
+    number: int,
+    line: bytes,
+) -> None:
+    """Queue a request, or why it cannot be read; what it can do ahead begins now."""
+    try:
+        request = read(line) if number else line
+        if number and Arrived in handle:
+            handle[Arrived](request, channel.at_work(number))
+    except Exception as error:
+        request = error
+    requests.put((number, request))
+
+
+def _answer(
+    channel: Channel,
+    number: int,
+    answer: Answer,
+    beside: Sequence[Future[Any]],
+    broken: Callable[[], bool],
+) -> None:
+    """Answer a request once the work that goes on beside the next one is done."""
+    try:
+        if not answer.error_code:
+            answer = replace(answer, result=plain(whole(answer.result, beside)))
+        channel.answer(number, _restarting(answer, broken()))
+    except Exception as error:  # what JSON does not know among them
+        failed = replace(failure(error, together=False), seconds=answer.seconds)
+        channel.answer(number, _restarting(failed, broken()))
+    channel.finish(number)
+
+
+def _restarting(answer: Answer, broken: bool) -> Answer:
+    return replace(answer, needs_restart=answer.needs_restart or broken)
 
 
 def values_of(request: Any) -> dict[str, Any]:
     return {field.name: getattr(request, field.name) for field in fields(request)}
-
-
-def failure(error: Exception) -> Answer:
-    """The answer to a request whose handler raised."""
-    if isinstance(error, RowError):
-        return Answer(error_code=error.code, error=error.message)
-    traceback.print_exception(error)
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return Answer(
-        error_code=_code(error),
-        error=f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})",
-        needs_restart=_needs_restart(error),
-    )
 
 
 def plain(result: Any) -> Any:
@@ -111,75 +153,37 @@ def plain(result: Any) -> Any:
     return asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
 
 
-def _code(error: Exception) -> ErrorCode:
-    names = {kind.__name__ for kind in type(error).__mro__}
-    packages = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
-    full = _is_of_accelerator(error) and "out of memory" in str(error)
-    if full or names & {"OutOfMemoryError", "MemoryError"}:
-        return ErrorCode.OUT_OF_MEMORY
-    if isinstance(error, OSError) or packages & STORAGE_CLIENTS:
-        return ErrorCode.STORAGE
-    return ErrorCode.INTERNAL
+def _editing_handler(settings: EditingSettings, start: Start, channel: Channel) -> Handler:
+    with large_imports():
+        import torch
 
-
-def _needs_restart(error: Exception) -> bool:
-    """Whether this process cannot take another request.
-
-    After most errors of an accelerator every further call to it fails. And a group's ranks, which
-    raise a RowError together, may have left their collectives at different places.
-    """
-    if int(os.environ["WORLD_SIZE"]) > 1:
-        return True
-    return _is_of_accelerator(error) and _code(error) != ErrorCode.OUT_OF_MEMORY
-
-
-def _is_of_accelerator(error: Exception) -> bool:
-    if type(error).__name__ == "AcceleratorError":
-        return True
-    return isinstance(error, RuntimeError) and any(name in str(error) for name in ACCELERATOR)
-
-
-def _editing_handler(settings: EditingSettings, start: Start) -> Handler:
-    import torch
-
-    from cluster.ranks.edit_video import edit_video
-    from cluster.ranks.editing import RankEditor
-    from cluster.ranks.invert_video import invert_video
+        from cluster.ranks.edit_video import edit_video
+        from cluster.ranks.editing import RankEditor
+        from cluster.ranks.invert_video import invert_video
+        from pipeline.model.checkpoint import EDITING_PARTS, open_checkpoint
 
     device = _device(start.device)
-    rank = RankEditor.load(settings, device, _group(settings, start, device))
+    info = open_checkpoint(start.checkpoint or settings.checkpoint, parts=EDITING_PARTS)
+    rank = RankEditor.load(settings, device, _group(info, start, device), info)
+    rank.editor.model.max_branches = start.branches_at_once
+    rank.report_to(channel.progress, channel.pulse)
     torch.set_grad_enabled(False)
-    return {InvertVideo: partial(invert_video, rank), EditVideo: partial(edit_video, rank)}
+    return {
+        Arrived: lambda request, at_work: rank.read_ahead(request.video, at_work),
+        Beside: rank.overlap.begun,
+        Broken: lambda: rank.broken,
+        InvertVideo: partial(invert_video, rank),
+        EditVideo: partial(edit_video, rank),
+    }
 
 
-def _prompt_handler(settings: EditingSettings, kind: str) -> Handler:
-    from cluster.ranks.editing import prompt_store
-    from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
-    from pipeline.model.text_encoder import encode_prompt
-
-    device = _device(kind)
-    info = open_checkpoint(settings.checkpoint)
-    store = prompt_store(settings, info)
-    tokenizer, encoder = load_text_encoder(info, info.dtype(settings.precision, device), device)
-
-    def encode(prompts: Sequence[str]) -> int:
-        missing = [prompt for prompt in prompts if not store.holds(prompt)]
-        for prompt in missing:
-            store.write(prompt, encode_prompt(tokenizer, encoder, prompt, info.text_tokens))
-        return len(missing)
-
-    return {EncodePrompts: encode}
-
-
-def _group(settings: EditingSettings, start: Start, device: torch.device) -> TokenGroup:
+def _group(info: CheckpointInfo, start: Start, device: torch.device) -> TokenGroup:
     """Join this rank's group, `ulysses: auto` made a degree that the checkpoint allows."""
-    from pipeline.model.checkpoint import open_checkpoint
     from pipeline.model.parallel.degrees import Degrees, choose_degrees
     from pipeline.model.parallel.group import start as join
 
     if start.ulysses == "auto":
         ranks = int(os.environ["WORLD_SIZE"])
-        info = open_checkpoint(settings.checkpoint)
         degrees = choose_degrees(info, gpus=ranks, ring=start.ring, cfg=start.cfg)
     else:
         degrees = Degrees(start.ulysses, start.ring, start.cfg)
@@ -194,27 +198,6 @@ def _device(kind: str) -> torch.device:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
     return device
-
-
-def _read_lines(channel: socket.socket, messages: SimpleQueue[bytes]) -> None:
-    """Queue the owner's lines; end this process at once when the owner is gone."""
-    received = bytearray()
-    while True:
-        try:
-            data = channel.recv(1 << 16)
-        except OSError:
-            data = b""
-        if not data:
-            os._exit(1)
-        received += data
-        *lines, rest = bytes(received).split(b"\n")
-        received = bytearray(rest)
-        for line in lines:
-            messages.put(line)
-
-
-def _answer(channel: socket.socket, answer: Answer) -> None:
-    channel.sendall(to_line(answer))
 
 
 if __name__ == "__main__":

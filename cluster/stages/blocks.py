@@ -51,6 +51,7 @@ class VideoWork(VideoSpec):
     Args:
         video: None where a refused row has none.
         inversion_result: what came of its inversion.
+        inversion_seconds: how long that held its group, whatever came of it.
         pending_edits: how many of the video's edits are pending; a unit of work has some of them.
         left_pending: how many pending edits of the video this run does not take.
         error_code, error: why nothing of it can be made.
@@ -60,6 +61,7 @@ class VideoWork(VideoSpec):
     video: str | None = None  # type: ignore[assignment]
     edits: tuple[EditWork, ...] = ()
     inversion_result: InversionResult | None = None
+    inversion_seconds: float = 0.0
     pending_edits: int = 0
     left_pending: int = 0
     error_code: ErrorCode | None = None
@@ -74,6 +76,17 @@ class VideoWork(VideoSpec):
     def failed(self, answer: Answer) -> VideoWork:
         """The same with the error of an answer."""
         return replace(self, error_code=answer.error_code, error=answer.error)
+
+    def inverted(self, answer: Answer, tries: int) -> VideoWork:
+        """The same with its inversion, or with the error that leaves it without.
+
+        Args:
+            tries: how often the group was asked.
+        """
+        video = replace(self, attempts=tries, inversion_seconds=answer.seconds)
+        if answer.error_code:
+            return video.failed(answer)
+        return replace(video, inversion_result=from_dict(InversionResult, answer.result))
 
     def spec(self) -> VideoSpec:
         """What a rank must know of it: its pending edits and no others."""

@@ -1,4 +1,4 @@
-"""The stages before the fan-out: prompts encoded, videos inverted; and the fan-out itself."""
+"""The inversion stage, and the fan-out after it."""
 
 from __future__ import annotations
 
@@ -8,38 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from cluster.job import Job
-from cluster.ranks.messages import EncodePrompts as EncodeRequest
 from cluster.ranks.messages import InvertVideo
 from cluster.stages.blocks import VideoWork, rebuilt, work_of
 from cluster.stages.group import GroupStage
-from pipeline.records import InversionResult, from_dict
-
-
-class EncodePrompts(GroupStage):
-    """Has every distinct prompt of a block encoded, where storage does not hold it yet."""
-
-    name = "prompts"
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__("prompts", *args)
-        self.encoded: set[str] = set()
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        videos = work_of(table)
-        wanted = {"", self.job.editing.reconstruction.negative_prompt}
-        for video in videos:
-            wanted.update(text for text in (video.source_prompt,) if text)
-            for edit in video.edits:
-                wanted.update(text for text in (edit.prompt, edit.negative_prompt) if text)
-        prompts = sorted(wanted - self.encoded)
-        if prompts:
-            answer, _ = self.ask(EncodeRequest(prompts))
-            if answer.error_code:
-                videos = [v if v.error_code else v.failed(answer) for v in videos]
-            else:
-                self.encoded.update(prompts)
-                self.report.happened("prompt encoded", len(prompts))
-        return rebuilt(table, videos, range(len(videos)))
 
 
 class InvertVideos(GroupStage):
@@ -53,17 +24,17 @@ class InvertVideos(GroupStage):
     def __call__(self, table: pa.Table) -> pa.Table:
         videos = work_of(table)
         for place, video in enumerate(videos):
-            if not video.pending:
-                continue
-            answer, tries = self.ask(InvertVideo(replace(video.spec(), edits=())))
-            video = replace(video, attempts=tries)
-            if answer.error_code:
-                videos[place] = video.failed(answer)
-            else:
-                self.report.happened("video inverted")
-                inversion = from_dict(InversionResult, answer.result)
-                videos[place] = replace(video, inversion_result=inversion)
+            if video.pending:
+                answer, tries = self.ask(inversion_of(video))
+                videos[place] = video.inverted(answer, tries)
+                if not answer.error_code:
+                    self.report.happened("video inverted")
         return rebuilt(table, videos, range(len(videos)))
+
+
+def inversion_of(video: VideoWork) -> InvertVideo:
+    """What a group is asked for, to have a video's trajectory stored."""
+    return InvertVideo(replace(video.spec(), edits=()))
 
 
 class FanOut:

@@ -5,10 +5,14 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 
+from cluster.ranks.channel import Arrived, Beside, Broken, Channel
 from cluster.ranks.messages import EditVideo, EncodePrompts, InvertVideo, Start, parse_request
+from cluster.ranks.overlap import Overlap
 from cluster.ranks.process import serve
 from pipeline.errors import ErrorCode, RowError
 from pipeline.records import (
@@ -47,6 +51,10 @@ ERRORS = {
 class Command:
     """What a rank shall do: `echo`, `die`, `exit`, `hang`, or an error of `ERRORS`.
 
+    `steps` reports so many steps and does `then`; `last` reports progress for so many seconds.
+    `meet` does `then` once another request has arrived, or none comes; `meet beside` does so beside
+    the work on the next request, once that has begun; `linger` hangs where it is the second.
+
     Args:
         rank: the one that it is for; by default every one.
         others: what the others do instead.
@@ -56,6 +64,7 @@ class Command:
     text: str | None = None
     rank: str | None = None
     others: str | None = None
+    then: str | None = None
 
 
 def as_its_name_says(video: VideoSpec) -> None:
@@ -104,8 +113,29 @@ def edit(video: VideoSpec, inversion: InversionResult) -> list[EditResult]:
     ]
 
 
-def obey(op: str, text: str | None, rank: str | None, others: str | None) -> dict:
-    op = op if rank in (None, os.environ["RANK"]) else others or ""
+class Count:
+    """How often something happened, with waiting for the second time."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.number = 0
+
+    def add(self) -> None:
+        with self.changed:
+            self.number += 1
+            self.changed.notify_all()
+
+    def second(self) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: self.number > 1, MEET_S)
+
+
+MEET_S = 1.0
+ARRIVED, BEGUN, OVERLAP = Count(), Count(), Overlap()
+BROKEN, START = threading.Event(), list[Start]()
+
+
+def do(op: str, text: str | None) -> None:
     if op == "die":
         print("the end of a log", file=sys.stderr)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -115,11 +145,54 @@ def obey(op: str, text: str | None, rank: str | None, others: str | None) -> dic
         time.sleep(3600)
     if op in ERRORS:
         raise ERRORS[op]
+
+
+def do_beside(then: str) -> None:
+    BEGUN.second()
+    do(then, None)
+
+
+def obey(
+    channel: Channel,
+    op: str,
+    text: str | None,
+    rank: str | None,
+    others: str | None,
+    then: str | None,
+) -> dict:
+    BEGUN.add()
+    if BROKEN.is_set():
+        raise ERRORS["illegal access"]
+    op = op if rank in (None, os.environ["RANK"]) else others or ""
+    if op == "steps":
+        for step in range(int(text or 0)):
+            channel.progress(f"step {step + 1} of 9")
+        op = then or ""
+    if op == "last":
+        until = time.monotonic() + float(text or 0)
+        while time.monotonic() < until:
+            time.sleep(0.1)
+            channel.progress("one more")
+    if op == "meet":
+        ARRIVED.second()
+        op = then or ""
+    if op == "meet beside":
+        OVERLAP.beside(partial(do_beside, then or ""))
+    if op == "linger" and BEGUN.number > 1:
+        time.sleep(3600)
+    if op == "break":
+        BROKEN.set()
+    if op == "no memory" and START[0].branches_at_once != int(text or 1):
+        raise ERRORS["memory"]
+    if op == "no JSON":
+        return {"path": pathlib.Path("x")}
+    do(op, text)
     return {"rank": int(os.environ["RANK"]), "echo": text}
 
 
-def prepare(start: Start):
+def prepare(start: Start, channel: Channel):
     store(asdict(start))
+    START.append(start)
     if start.settings.get("refuse"):
         raise ValueError(start.settings["refuse"])
     # What the environment names is a file that a test makes and takes away.
@@ -128,7 +201,15 @@ def prepare(start: Start):
     if start.settings.get("hang"):
         time.sleep(3600)
     print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"], "is ready")
-    return {Command: obey, InvertVideo: invert, EditVideo: edit, EncodePrompts: len_of}
+    return {
+        Arrived: lambda *_: ARRIVED.add(),
+        Beside: OVERLAP.begun,
+        Broken: BROKEN.is_set,
+        Command: partial(obey, channel),
+        InvertVideo: invert,
+        EditVideo: edit,
+        EncodePrompts: len_of,
+    }
 
 
 def len_of(prompts: list[str]) -> int:

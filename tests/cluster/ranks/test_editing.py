@@ -3,6 +3,7 @@
 import math
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cluster.ranks.channel import whole
 from cluster.ranks.edit_video import edit_video
 from cluster.ranks.editing import ALGORITHM, RankEditor, prompt_store
 from cluster.ranks.invert_video import invert_video
@@ -75,7 +77,8 @@ def a_rank(settings: EditingSettings) -> RankEditor:
 def edited(
     rank: RankEditor, video: VideoSpec, inversion: InversionResult, edits: Sequence[EditSpec]
 ) -> list[EditResult]:
-    return edit_video(rank, replace(video, edits=tuple(edits)), inversion)
+    video = replace(video, edits=tuple(edits))
+    return whole(edit_video(rank, video, inversion), rank.overlap.begun())
 
 
 def known(metrics: Metrics) -> dict[str, float]:
@@ -561,3 +564,114 @@ def test_the_public_api_edits_one_video(checkpoint: Path, tmp_path: Path) -> Non
 
 def _equal(videos: list[Tensor]) -> bool:
     return torch.equal(videos[0], videos[1])
+
+
+def test_a_rank_reports_each_step_and_each_file(
+    settings: EditingSettings, request_: VideoSpec
+) -> None:
+    rank = a_rank(replace(settings, inversion=Inversion(steps=4, vae_psnr=True)))
+    did: list[str] = []
+    pulses: list[None] = []
+    rank.report_to(did.append, lambda: pulses.append(None))
+    inverted = invert_video(rank, request_)
+    whole(None, rank.overlap.begun())
+    assert did[:4] == [
+        f"the reading of {request_.video}",
+        "the encoding of a clip",
+        "inversion step 1 of 2",
+        "inversion step 2 of 2",
+    ]
+    assert {
+        "the storing of a trajectory",
+        "the decoding of a clip",
+        "the writing of sources/clip.mp4",
+    } <= set(did[4:])
+    did.clear()
+    edited(rank, request_, inverted, [RED])
+    assert did[1:] == [
+        "denoising step 1 of 2",
+        "denoising step 2 of 2",
+        "the decoding of a clip",
+        "the writing of edits/clip/red.mp4",
+    ]
+    assert len(pulses) > 20
+
+
+def test_a_rank_says_that_it_reads_while_it_reads(
+    settings: EditingSettings, request_: VideoSpec
+) -> None:
+    """A long video behind a slow line is no stall."""
+    rank, heard = a_rank(settings), list[str]()
+    rank.report_to(heard.append, lambda: heard.append("goes on"))
+    rank.read(request_)
+    assert heard[-1] == f"the reading of {request_.video}"
+    assert heard[:-1] == ["goes on"] * (len(heard) - 1)
+    assert len(heard) > 2
+
+
+def test_no_error_is_held_while_a_damaged_trajectory_is_made_again(
+    settings: EditingSettings, request_: VideoSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its traceback would hold the latents of the edits beside the inversion's."""
+    rank, held = a_rank(settings), list[Any]()
+    inverted = invert_video(rank, request_)
+    (shard,) = Path(rank.trajectory_folder(inverted.trajectory).uri).glob("*.safetensors")
+    shard.unlink()
+
+    def watched(*how: Any, **named: Any) -> InversionResult:
+        held.append(sys.exc_info()[1])
+        return invert_video(*how, **named)
+
+    monkeypatch.setattr("cluster.ranks.edit_video.invert_video", watched)
+    (made,) = edited(rank, request_, inverted, [RED])
+    assert made.error_code is None
+    assert held == [None]
+
+
+def test_an_edit_that_cannot_be_written_fails_alone(
+    settings: EditingSettings, request_: VideoSpec
+) -> None:
+    rank = a_rank(settings)
+    inverted = invert_video(rank, request_)
+    (Path(settings.output) / "edits/clip/blue.mp4/in the way").mkdir(parents=True)
+    red, blue = edited(rank, request_, inverted, [RED, BLUE])
+    assert (red.error_code, blue.error_code, blue.output) == (None, "storage", None)
+    assert "blue.mp4" in str(blue.error)
+    assert blue.timings.decode > 0
+    assert (Path(settings.output) / str(red.output)).exists()
+
+
+def test_metrics_that_cannot_be_had_are_null_and_the_edit_stays(
+    settings: EditingSettings, request_: VideoSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = a_rank(settings)
+    inverted = invert_video(rank, request_)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("no luma")
+
+    monkeypatch.setattr("cluster.ranks.edit_video.edit_metrics", fail)
+    (red,) = edited(rank, request_, inverted, [RED])
+    assert (red.error_code, red.metrics.flicker) == (None, None)
+    assert red.metrics.unmeasured == "the metrics of the edit: ZeroDivisionError: no luma"
+    assert red.metrics.noise_level == 0.5
+    assert (Path(settings.output) / str(red.output)).exists()
+
+
+def test_an_edit_for_whose_decoding_memory_is_too_small_fails_alone(
+    settings: EditingSettings, request_: VideoSpec
+) -> None:
+    rank = a_rank(settings)
+    inverted = invert_video(rank, request_)
+    decode, calls = rank.editor.decode, []
+
+    def full_once(*arguments: Any) -> torch.Tensor:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RowError(ErrorCode.OUT_OF_MEMORY, "no room for the smallest tiles")
+        return decode(*arguments)
+
+    rank.editor.decode = full_once  # type: ignore[method-assign]
+    red, blue = edited(rank, request_, inverted, [RED, BLUE])
+    assert (red.error_code, red.error) == ("out_of_memory", "no room for the smallest tiles")
+    assert blue.error_code is None

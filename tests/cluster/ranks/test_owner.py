@@ -1,16 +1,19 @@
 """The rank group with real processes that hold no model."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cluster.ranks.failures import DeadlinePassed, GroupCannotStart, RankDied
 from cluster.ranks.messages import Start
-from cluster.ranks.owner import DeadlinePassed, GroupCannotStart, RankDied, RankGroup
+from cluster.ranks.owner import RankGroup
 from tests.cluster.ranks.fake_rank import Command
 
 COMMAND = [sys.executable, "-m", "tests.cluster.ranks.fake_rank"]
@@ -24,8 +27,9 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def a_group(ranks: int = 2, **start: object) -> RankGroup:
-    return RankGroup(COMMAND, ranks, Start("edits", start, "cpu"), start_deadline_s=60)
+def a_group(ranks: int = 2, *, stall_s: float = 60, **start: object) -> RankGroup:
+    message = Start("edits", start, "cpu")
+    return RankGroup(COMMAND, ranks, message, start_deadline_s=60, stall_deadline_s=stall_s)
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def group() -> Iterator[RankGroup]:
 
 
 def test_every_rank_answers_every_request(group: RankGroup) -> None:
-    answers = group.request(Command("echo", text="hello"), 30)
+    answers = group.request(Command("echo", text="hello"))
     assert [a.result for a in answers] == [
         {"rank": 0, "echo": "hello"},
         {"rank": 1, "echo": "hello"},
@@ -46,29 +50,65 @@ def test_every_rank_answers_every_request(group: RankGroup) -> None:
 
 def test_a_message_larger_than_a_socket_buffer_arrives_whole(group: RankGroup) -> None:
     text = "x" * 3_000_000
-    assert group.request(Command("echo", text=text), 30)[1].result["echo"] == text
+    assert group.request(Command("echo", text=text))[1].result["echo"] == text
 
 
 def test_a_rank_that_dies_ends_the_group_and_the_next_request_starts_another(
     group: RankGroup,
 ) -> None:
-    group.request(Command("echo"), 30)
+    group.request(Command("echo"))
     pids = group.pids()
-    with pytest.raises(RankDied, match=r"(?s)rank 1 of 2 ended \(signal 9\).*the end of a log"):
-        group.request(Command("die", rank="1"), 30)
+    with pytest.raises(
+        RankDied, match=r"(?s)rank 1 of 2 ended \(signal 9, as where .*\).*the end of a log"
+    ):
+        group.request(Command("die", rank="1"))
     assert not any(is_running(pid) for pid in pids)
-    assert group.request(Command("echo", text="again"), 30)[0].result["echo"] == "again"
+    assert group.request(Command("echo", text="again"))[0].result["echo"] == "again"
     assert group.starts == 2
 
 
-def test_a_rank_that_hangs_misses_the_deadline_and_is_killed(group: RankGroup) -> None:
-    group.request(Command("echo"), 30)
+def test_ranks_without_progress_are_killed_and_the_last_of_it_is_named() -> None:
+    group = a_group(stall_s=0.5)
+    group.request(Command("echo"))
     pids = group.pids()
-    began = time.monotonic()
-    with pytest.raises(DeadlinePassed, match=r"rank 1 of 2 gave no answer within 0\.5 s"):
-        group.request(Command("hang", rank="1"), 0.5)
-    assert time.monotonic() - began < 30
+    with pytest.raises(DeadlinePassed, match=r"no progress for 0\.5 s; the last was step 2 of 9"):
+        group.request(Command("steps", text="2", then="hang", rank="1", others="hang"))
     assert not any(is_running(pid) for pid in pids)
+    with pytest.raises(DeadlinePassed, match="the last was the start of the request"):
+        group.request(Command("hang", rank="1"))
+    group.close()
+
+
+def test_a_stopped_rank_holds_no_message_up_and_ends_at_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cluster.ranks.conversation.CLOSE_S", 0.2)
+    group = a_group(stall_s=0.5)
+    group.request(Command("echo"))
+    os.kill(group.pids()[1], signal.SIGSTOP)
+    with pytest.raises(DeadlinePassed, match=r"no progress for 0\.5 s"):
+        group.request(Command("echo", text="x" * 3_000_000))
+    assert len(group.request(Command("echo"))) == 2
+    group.close()
+
+
+def test_a_rank_that_reports_progress_may_take_longer_than_the_deadline() -> None:
+    group = a_group(stall_s=0.8)
+    began = time.monotonic()
+    command = Command("last", text="1.5", rank="1", others="echo")
+    assert len(group.request(command)) == 2
+    assert time.monotonic() - began > 1.5
+    group.close()
+
+
+def test_time_without_a_request_is_no_stall() -> None:
+    group = a_group(1, stall_s=0.2)
+    group.request(Command("echo"))
+    assert not group._conversation.ended
+    threading.Event().wait(0.5)
+    group.request(Command("echo"))
+    assert group.starts == 1
+    group.close()
 
 
 @pytest.mark.parametrize(
@@ -86,10 +126,10 @@ def test_an_error_of_a_row_is_an_answer_and_the_ranks_live_on(
     op: str, ranks: int, code: str, text: str
 ) -> None:
     group = a_group(ranks)
-    answer = group.request(Command(op), 30)[0]
+    answer = group.request(Command(op))[0]
     assert answer.error_code == code
     assert text in answer.error
-    group.request(Command("echo"), 30)
+    group.request(Command("echo"))
     assert group.starts == 1
     group.close()
 
@@ -110,25 +150,27 @@ def test_ranks_that_need_a_restart_are_ended_and_the_next_request_is_not_charged
     group = a_group(ranks)
     group.start()
     pids = group.pids()
-    assert group.request(Command(op), 30)[0].error_code == code
+    assert group.request(Command(op))[0].error_code == code
     assert not any(is_running(pid) for pid in pids)
-    assert len(group.request(Command("echo"), 30)) == ranks
+    assert len(group.request(Command("echo"))) == ranks
     assert group.starts == 2
     group.close()
 
 
-@pytest.mark.parametrize(("agree_s", "deadline_s"), [(0.5, 30), (30, 3.0)])
+@pytest.mark.parametrize(("agree_s", "stall_s"), [(0.5, 30), (30, 1.0)])
 def test_the_error_of_one_rank_is_the_answer_where_the_others_wait_for_it(
-    group: RankGroup, monkeypatch: pytest.MonkeyPatch, agree_s: float, deadline_s: float
+    monkeypatch: pytest.MonkeyPatch, agree_s: float, stall_s: float
 ) -> None:
-    monkeypatch.setattr("cluster.ranks.owner.AGREE_S", agree_s)
+    monkeypatch.setattr("cluster.ranks.conversation.AGREE_S", agree_s)
+    group = a_group(stall_s=stall_s)
     group.start()
     began = time.monotonic()
-    (answer,) = group.request(Command("row error", others="hang", rank="1"), deadline_s)
+    (answer,) = group.request(Command("row error", others="hang", rank="1"))
     assert time.monotonic() - began < 15
     assert answer.error_code == "video_too_short"
     assert group.pids() == []
-    assert len(group.request(Command("echo"), 30)) == 2
+    assert len(group.request(Command("echo"))) == 2
+    group.close()
 
 
 def test_a_rank_that_cannot_work_says_why() -> None:
@@ -148,17 +190,23 @@ def test_a_group_counts_its_starts_and_those_that_failed_in_a_row(
     closed.touch()
     for failed in (1, 2):
         with pytest.raises(GroupCannotStart):
-            group.request(Command("echo"), 30)
+            group.request(Command("echo"))
         assert (group.starts, group.failed_starts) == (failed, failed)
     closed.unlink()
-    group.request(Command("echo"), 30)
+    group.request(Command("echo"))
     assert (group.starts, group.failed_starts) == (3, 0)
     group.close()
 
 
 def test_a_start_that_takes_too_long_is_ended() -> None:
-    group = RankGroup(COMMAND, 1, Start("edits", {"hang": True}, "cpu"), start_deadline_s=1.5)
-    with pytest.raises(DeadlinePassed):
+    group = RankGroup(
+        COMMAND,
+        1,
+        Start("edits", {"hang": True}, "cpu"),
+        start_deadline_s=1.5,
+        stall_deadline_s=60,
+    )
+    with pytest.raises(DeadlinePassed, match=r"rank 0 of 1 was not ready within 1\.5 s"):
         group.start()
     assert group.pids() == []
 
@@ -191,15 +239,15 @@ def test_ranks_end_with_their_owner_even_when_it_is_killed() -> None:
 def test_a_rank_that_died_between_two_requests_is_told_from_a_broken_socket(
     group: RankGroup,
 ) -> None:
-    group.request(Command("echo"), 30)
-    group._ranks[0].process.kill()
-    group._ranks[0].process.wait()
-    with pytest.raises(RankDied, match=r"rank 0 of 2 ended \(signal 9\)"):
-        group.request(Command("echo"), 30)
-    assert len(group.request(Command("echo"), 30)) == 2
+    group.request(Command("echo"))
+    group.ready().ranks[0].process.kill()
+    group.ready().ranks[0].process.wait()
+    with pytest.raises(RankDied, match=r"rank 0 of 2 ended \(signal 9, "):
+        group.request(Command("echo"))
+    assert len(group.request(Command("echo"))) == 2
 
 
 @pytest.mark.parametrize("code", [0, 7])
 def test_an_exit_status_is_named(group: RankGroup, code: int) -> None:
     with pytest.raises(RankDied, match=f"exit status {code}"):
-        group.request(Command("exit", text=str(code)), 30)
+        group.request(Command("exit", text=str(code)))
