@@ -7,16 +7,20 @@ import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from cluster import quiet  # before Ray, which reads its settings when it is imported
 from cluster.job import CannotRun, Job
-from cluster.placement import Placement, given_address, place, slots
+from cluster.layout.placement import Node, Placement, given_address, place, slots
+from cluster.layout.work import Amount
 
 import ray  # isort: skip
 import ray.data  # isort: skip
+from ray._private.state import available_resources_per_node  # isort: skip
 
 
 REACH_S = 10.0
@@ -24,20 +28,29 @@ REACH_S = 10.0
 HEAD_TRIES = "RAY_gcs_server_port_wait_time_s"
 """How often Ray asks a head for its cluster, 40 s each time. By itself it asks for a quarter of an
 hour, and says nothing."""
+FREED_S = 3.0
+"""What a job that ended reserves is free again after this time at the latest."""
+NO_GPUS = (
+    "no node of the cluster has a GPU, so the job runs on CPUs. Nodes that an autoscaler would add "
+    "are not waited for: add them first, and set cluster.device to gpu to be sure of them"
+)
 START_TRIES = 2
 """A busy machine may be too slow for Ray, which gives its own start 30 s."""
 
 
 @contextmanager
-def connected(job: Job) -> Iterator[Placement]:
+def connected(job: Job, amount: Amount | None = None) -> Iterator[Placement]:
     """Ray and room for the job: the cluster that RAY_ADDRESS names, or one that is started here.
 
     A local cluster is given as many CPU slots as the job's actors reserve: they are processes that
     take turns on however many cores there are, and Ray would wait for ever for slots it lacks.
     A Ray that the caller had connected before is taken as it is, and left so.
 
+    Args:
+        amount: what the run is going to do, where that is known.
+
     Raises:
-        CannotRun: the cluster cannot be reached, or does not have what the job asks for.
+        CannotRun: the cluster cannot be reached, or does not have free what the job asks for.
     """
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -47,10 +60,50 @@ def connected(job: Job) -> Iterator[Placement]:
             _join(address)
         elif ours:
             _start(slots(job))
-        yield place(job, [node["Resources"] for node in ray.nodes() if node["Alive"]], slots(job))
+        placement = _placed(job, amount)
+        if given_address() and placement.device == "cpu" and job.cluster.device == "auto":
+            placement = replace(placement, notes=(*placement.notes, NO_GPUS))
+        yield placement
     finally:
         if ours:
             ray.shutdown()
+
+
+def _placed(job: Job, amount: Amount | None) -> Placement:
+    """Room for the job. What is reserved now is waited for a moment: a job may just have ended."""
+    until = time.monotonic() + FREED_S
+    while True:
+        nodes = _nodes()
+        held = any(node.free.get("GPU", 0.0) < node.has.get("GPU", 0.0) for node in nodes)
+        late = time.monotonic() >= until
+        try:
+            placement = place(job, nodes, amount)
+            if late or not held or placement.device == "cpu":
+                return placement
+        except CannotRun:
+            if late or all(node.free == node.has for node in nodes):
+                raise
+        time.sleep(0.2)
+
+
+def _nodes() -> list[Node]:
+    """The nodes that are alive."""
+    free = available_resources_per_node()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [
+        Node(
+            str(node["NodeManagerAddress"]),
+            node["Resources"],
+            free.get(node["NodeID"], node["Resources"]),
+            node["NodeID"],
+        )
+        for node in alive
+    ]
+
+
+def free_gpus() -> float:
+    """GPUs of the cluster that no actor reserves, as Ray's head knows it now."""
+    return float(sum(free.get("GPU", 0.0) for free in available_resources_per_node().values()))
 
 
 def configure(job: Job) -> None:
@@ -58,11 +111,9 @@ def configure(job: Job) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    longest = max(job.cluster.inversion_deadline_s, job.cluster.reconstruction_deadline_s)
-    # The default of half an hour fails a job whose videos take longer than that.
-    context.execution_no_progress_timeout_s = (
-        longest * (job.cluster.retries + 2) + job.cluster.start_deadline_s
-    )
+    # Ray sees blocks, and a block may take hours: the owners of rank groups watch for progress. -1
+    # is no limit.
+    context.execution_no_progress_timeout_s = -1
 
 
 def reason(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """The graph of a job in Ray Data, and the driver that runs it.
 
-    read -> check rows -> encode prompts -> invert -> fan out -> reconstruct -> results
+    read -> check rows -> encode prompts -> invert, reconstruct -> results               (shared)
+    read -> check rows -> encode prompts -> invert -> fan out -> reconstruct -> results   (split)
 
 Blocks hold one row from the check on, so that a finished video goes on at once and every actor of a
 pool gets work. The driver takes finished rows as they come and stores them in batches.
@@ -24,27 +25,37 @@ import ray.data  # isort: skip
 
 from cluster.connection import configure, connected, reason
 from cluster.job import CannotRun, Job
+from cluster.layout.choice import Pool
+from cluster.layout.placement import Placement
+from cluster.layout.work import Amount
 from cluster.manifest import ManifestFiles
-from cluster.placement import Placement, threads
+from cluster.preflight.driver import preflight
 from cluster.progress import Counts, Failure, Groups
 from cluster.reports import DriverReport, Events
 from cluster.results.ledger import Keys, ResultWriter
 from cluster.selection.entries import Selection
-from cluster.settings import GroupSettings
+from cluster.stages import first_prompts
 from cluster.stages.check import CheckRows
+from cluster.stages.edit import EditVideos, ReconstructEdits
 from cluster.stages.group import GroupStage
-from cluster.stages.invert import EncodePrompts, FanOut, InvertVideos
-from cluster.stages.reconstruct import ReconstructEdits
+from cluster.stages.invert import FanOut, InvertVideos
+from cluster.stages.prompts import EncodePrompts
+from cluster.waiting import Waiting
 from pipeline.errors import Unreadable
 from pipeline.storage import Folder
 
 FLUSH_S = 5.0
 """Finished rows are stored at least this often: what a killed driver loses is made again."""
 TICK_S = 0.2
-ENCODER = GroupSettings()
 SLOT = {"num_cpus": 0.1}
 """What a stage without ranks takes: next to nothing."""
+GROUP_STAGES: Mapping[str, type[GroupStage]] = {
+    stage.name: stage for stage in (EncodePrompts, InvertVideos, ReconstructEdits, EditVideos)
+}
 ROWS_PER_PROMPT_BLOCK = 32
+ROWS_OF_A_GROUP = 2
+"""A group's owner takes so many at a time: while the accelerator works for one, the other is read,
+or its edits are encoded, measured and written. See `rows_at_once`."""
 FAILURES_OF_A_CODE = 5
 """So many of each are passed on to be shown; all are in the results."""
 LOST = (
@@ -70,6 +81,7 @@ def run(
     on_progress: Callable[[Counts], None],
     selection: Selection | None = None,
     rows: pa.Table | None = None,
+    amount: Amount | None = None,
 ) -> Counts:
     """Run a job to its end and store its results.
 
@@ -79,21 +91,29 @@ def run(
         on_progress: called about five times a second, in this thread.
         selection: the edits to make; all that are pending by default.
         rows: the rows of the manifest to take; all of them by default.
+        amount: what is pending, where that is known.
 
     Raises:
         CannotRun: there is no Ray, the cluster is too small, or the ranks of a group cannot work
             at all.
         Unreadable: rows of the manifest cannot be read.
     """
-    with connected(job) as placement:
+    with connected(job, amount) as placement:
+        warnings = preflight(job)
+        placement = replace(placement, notes=(*placement.notes, *warnings))
         configure(job)
-        events = Events()
         check = (job, done, repeated, selection)
-        dataset = graph(job, check, placement, DriverReport(events.tally), rows)
+        before = Counts(notes=placement.notes, groups=(Groups(EncodePrompts.name, 1, 1),))
+        first = first_prompts.First(CheckRows(*check), rows)
+        ready = first_prompts.prepare(job, placement, first, lambda: on_progress(before))
+        placement = replace(placement, notes=(*placement.notes, *ready.notes))
+        events = Events()
+        report = DriverReport(events.tally)
+        dataset = graph(job, check, placement, report, rows, ready, amount)
         finished: Finished = queue.SimpleQueue()
         threading.Thread(target=_consume, args=(dataset, finished), daemon=True).start()
         try:
-            return _store(job, finished, events, on_progress)
+            return _store(job, placement, finished, events, on_progress)
         except Exception as error:
             if isinstance(error, Unreadable):  # Ray's own text of it is a traceback
                 raise Unreadable(str(getattr(error, "cause", error))) from error
@@ -109,20 +129,26 @@ def run(
 
 
 def _store(
-    job: Job, finished: Finished, events: Events, on_progress: Callable[[Counts], None]
+    job: Job,
+    placement: Placement,
+    finished: Finished,
+    events: Events,
+    on_progress: Callable[[Counts], None],
 ) -> Counts:
     """Store finished rows as they come, and show how far the run is."""
     writer = ResultWriter(Folder(job.editing.output), job.run)
-    counts = _with_events(Counts(), job, {})
+    counts = _with_events(Counts(notes=placement.notes), placement, {})
     on_progress(counts)
     pending: list[pa.Table] = []
     flushed = time.monotonic()
+    waiting = Waiting()
     try:
         for table in _ticks(finished):
             if table is not None:
                 pending.append(table)
                 counts = _with_results(counts, table)
-            counts = _with_events(counts, job, events.so_far())
+            counts = _with_events(counts, placement, events.so_far())
+            counts = replace(counts, notes=counts.notes + waiting.note(time.monotonic()))
             if pending and time.monotonic() - flushed > FLUSH_S:
                 writer.write(pending)
                 pending, flushed = [], time.monotonic()
@@ -130,7 +156,7 @@ def _store(
     finally:
         if pending:
             writer.write(pending)
-    counts = _with_events(counts, job, events.at_the_end())
+    counts = _with_events(counts, placement, events.at_the_end())
     on_progress(counts)
     return counts
 
@@ -141,51 +167,30 @@ def graph(
     placement: Placement,
     report: DriverReport,
     taken: pa.Table | None = None,
+    ready: first_prompts.Prepared | None = None,
+    amount: Amount | None = None,
 ) -> ray.data.Dataset:
     """The lazy dataset of a job's result rows.
 
     Args:
         check: the arguments of `CheckRows`.
         taken: the rows of the manifest; it is read by default.
+        ready: what is known of the first prompts, where that was looked at.
+        amount: what is pending, where that is known.
     """
-    cluster, device = job.cluster, placement.device
-    prompt_device = device if cluster.prompts.gpus else "cpu"
     rows = _read(job.files) if taken is None else ray.data.from_arrow(taken)
     rows = _stage(rows, CheckRows, check, batch_size=None)
     # A block of the manifest can hold 10^5 rows: encoding them all would hold the first video up.
     rows = rows.repartition(target_num_rows_per_block=ROWS_PER_PROMPT_BLOCK)
-    rows = _stage(
-        rows,
-        EncodePrompts,
-        (job, report, ENCODER, prompt_device, cluster.inversion_deadline_s, threads(job)),
-        batch_size=None,
-        groups=cluster.prompts.groups,
-        resources={"num_gpus": 1} if prompt_device == "gpu" else {"num_cpus": 1},
-    )
-    rows = _one_row_a_block(rows)
-    rows = _stage(
-        rows,
-        InvertVideos,
-        (job, report, cluster.inversion, device, cluster.inversion_deadline_s, threads(job)),
-        groups=cluster.inversion.groups,
-        resources=placement.of(cluster.inversion),
-    )
-    rows = _stage(rows, FanOut, (job,))
-    rows = _one_row_a_block(rows)
-    return _stage(
-        rows,
-        ReconstructEdits,
-        (
-            job,
-            report,
-            cluster.reconstruction,
-            device,
-            cluster.reconstruction_deadline_s,
-            threads(job),
-        ),
-        groups=cluster.reconstruction.groups,
-        resources=placement.of(cluster.reconstruction),
-    )
+    for pool in placement.pools:
+        ready = ready or first_prompts.Prepared()
+        at_once = rows_at_once(job, pool, amount)
+        rows = _group_stage(rows, job, report, placement, pool, ready, at_once)
+        if pool.stage == InvertVideos.name:
+            rows = _stage(rows, FanOut, (job,))
+        if pool is not placement.pools[-1]:
+            rows = _one_row_a_block(rows)
+    return rows
 
 
 def _read(files: ManifestFiles) -> ray.data.Dataset:
@@ -209,23 +214,78 @@ def _rows_of_files(places: pa.Table, files: ManifestFiles) -> Iterator[pa.Table]
         yield from files.tables_of(files.files[place])
 
 
+def rows_at_once(job: Job, pool: Pool, amount: Amount | None) -> int:
+    """Rows that each group of a pool takes at a time.
+
+    Ray Data gives rows to the groups that are ready. Where there are no more rows than groups, the
+    first ones to load would take two each, and the last ones none.
+    """
+    if pool.stage == EncodePrompts.name:
+        return 1
+    if amount is None:
+        return ROWS_OF_A_GROUP
+    split = pool.stage == ReconstructEdits.name
+    rows = amount.units(job.editing) if split else amount.videos
+    return ROWS_OF_A_GROUP if rows > pool.groups else 1
+
+
+def _group_stage(
+    rows: ray.data.Dataset,
+    job: Job,
+    report: DriverReport,
+    placement: Placement,
+    pool: Pool,
+    ready: first_prompts.Prepared,
+    at_once: int,
+) -> ray.data.Dataset:
+    """A stage with ranks."""
+    stage, options = GROUP_STAGES[pool.stage], placement.options(pool)
+    device = "gpu" if placement.on_gpus(pool) else "cpu"
+    arguments: tuple[Any, ...] = (job, report, pool.shape, device, placement.threads)
+    if stage is EncodePrompts:
+        job = first_prompts.encoding(job, placement)
+        # Several groups share the prompts out as their rows come: perhaps not all have one.
+        arguments = (job, *arguments[1:], ready.missing and pool.groups == 1)
+        options |= {"memory": ready.memory} if ready.memory else {}
+    return _stage(
+        rows,
+        stage,
+        arguments,
+        groups=pool.groups,
+        at_once=at_once,
+        in_flight=2 if stage is EncodePrompts else at_once,
+        # Ray Data wants a number where there are GPUs; the blocks are as large.
+        batch_size=ROWS_PER_PROMPT_BLOCK if stage is EncodePrompts else 1,
+        options=options,
+    )
+
+
 def _stage(
     rows: ray.data.Dataset,
     stage: type,
     arguments: tuple[Any, ...],
     *,
     groups: int = 1,
+    at_once: int = 1,
+    in_flight: int = 2,
     batch_size: int | None = 1,
-    resources: Mapping[str, float] = SLOT,
+    options: Mapping[str, Any] = SLOT,
 ) -> ray.data.Dataset:
+    # With more in flight, rows would wait with a busy actor while another has none.
+    actors = ray.data.ActorPoolStrategy(
+        size=groups,
+        max_tasks_in_flight_per_actor=in_flight,
+        max_concurrent_calls_per_actor=at_once if at_once > 1 else None,
+        enable_true_multi_threading=at_once > 1,
+    )
     return rows.map_batches(
         stage,
         fn_constructor_args=arguments,
         batch_size=batch_size,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(size=groups),
-        **resources,
+        compute=actors,
+        **options,
     )
 
 
@@ -257,27 +317,17 @@ def _ticks(finished: Finished) -> Iterator[pa.Table | None]:
         yield table
 
 
-def _with_events(counts: Counts, job: Job, happened: Mapping[str, int]) -> Counts:
+def _with_events(counts: Counts, placement: Placement, happened: Mapping[str, int]) -> Counts:
     """The counts with what the stages reported so far."""
     groups = tuple(
-        Groups(stage.name, min(total, happened.get(f"{stage.name} ready", 0)), total)
-        for stage, total in _group_stages(job)
+        Groups(p.stage, min(p.groups, happened.get(f"{p.stage} ready", 0)), p.groups)
+        for p in placement.pools
     )
     return replace(
         counts,
         groups=groups,
         prompts=happened.get("prompt encoded", 0),
         inverted=happened.get("video inverted", 0),
-    )
-
-
-def _group_stages(job: Job) -> tuple[tuple[type[GroupStage], int], ...]:
-    """The stages with ranks, and how many groups each has."""
-    cluster = job.cluster
-    return (
-        (EncodePrompts, cluster.prompts.groups),
-        (InvertVideos, cluster.inversion.groups),
-        (ReconstructEdits, cluster.reconstruction.groups),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.manifest import ManifestFiles
 from cluster.settings import ClusterSettings
+from pipeline.model.checkpoint import CheckpointPin
 from pipeline.records import EditSpec, VideoSpec
 from pipeline.settings import EditingSettings
 
@@ -43,6 +44,7 @@ class Job:
         base: what relative video paths in the manifest are resolved against.
         checkpoint_fingerprint: of the checkpoint's contents.
         run: names this run's results; sorts by time.
+        checkpoint: by which the ranks open it, at the version that the driver has checked.
     """
 
     manifest: str
@@ -52,6 +54,7 @@ class Job:
     cluster: ClusterSettings
     checkpoint_fingerprint: str
     run: str
+    checkpoint: CheckpointPin | None = None
 
     def fingerprint(self) -> str:
         """Of everything in the job that changes an edit."""

@@ -10,9 +10,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Event = Literal[
-    "prompts ready", "inversion ready", "reconstruction ready", "prompt encoded", "video inverted"
+    "prompts ready",
+    "inversion ready",
+    "reconstruction ready",
+    "editing ready",
+    "prompt encoded",
+    "video inverted",
 ]
-"""What a stage reports as it happens. The first three: a group of the stage is ready to work."""
+"""What a stage reports as it happens. The first four: a group of the stage is ready to work."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,8 @@ class Groups:
     """The rank groups of a stage.
 
     Args:
-        stage: its section of the settings, `cluster.<stage>`.
+        stage: its section of the settings, `cluster.<stage>`, or `editing` for groups that invert
+            and make edits.
         ready: how many have loaded what they need.
         total: how many the job has.
     """
@@ -45,6 +51,7 @@ class Counts:
     """How far a run has come; what was done before it is not counted.
 
     Args:
+        notes: sentences about the groups and what they leave idle.
         groups: of each stage that has ranks.
         prompts: encoded, or found encoded.
         inverted: videos inverted, or found inverted.
@@ -53,6 +60,7 @@ class Counts:
         failures: the first few of each code.
     """
 
+    notes: tuple[str, ...] = ()
     groups: tuple[Groups, ...] = ()
     prompts: int = 0
     inverted: int = 0

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.layout.work import Amount
 from cluster.manifest import ManifestFiles
 from cluster.results.ledger import Keys
 from cluster.results.schema import plain_values
@@ -53,16 +54,20 @@ def scan_manifest(files: ManifestFiles) -> Scan:
     return Scan(videos, edits, firsts)
 
 
-def count_pending(files: ManifestFiles, check: CheckRows) -> int:
-    """How many results a run would give: the edits that are pending, and what is refused.
+def count_pending(files: ManifestFiles, check: CheckRows) -> tuple[int, Amount]:
+    """How many results a run would give, those of refused edits too; and what groups would do.
 
     Args:
         check: the job's row check; it must be one that no row has passed yet.
     """
-    pending = 0
+    results = videos = edits = 0
     for table in files.tables():
-        pending += sum(max(1, len(video.edits)) for video, _ in check.work_of(table))
-    return pending
+        for video, _ in check.work_of(table):
+            results += max(1, len(video.edits))
+            if video.pending:
+                videos += 1
+                edits += sum(edit.pending for edit in video.edits)
+    return results, Amount(videos, edits)
 
 
 def _video_ids(table: pa.Table) -> list[str | None]:

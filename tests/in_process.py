@@ -14,10 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.placement import Placement
+from cluster.job import Job
+from cluster.layout.placement import Node, Placement, place
+from cluster.layout.work import Amount
+from cluster.ranks.channel import Beside, whole
+from cluster.ranks.failures import GroupCannotStart, failure
 from cluster.ranks.messages import Answer, Start, parse_answer, parse_request, to_line
-from cluster.ranks.owner import GroupCannotStart
-from cluster.ranks.process import failure, plain, prepare, values_of
+from cluster.ranks.process import plain, prepare, values_of
 
 Blocks = Callable[[], Iterator[pa.Table]]
 
@@ -27,7 +30,8 @@ def run_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from cluster import dataflow
     from cluster.stages import group
 
-    monkeypatch.setattr(dataflow, "connected", lambda _: nullcontext(Placement("cpu", 0.0)))
+    monkeypatch.setattr(dataflow, "connected", lambda *of: nullcontext(placed(*of)))
+    monkeypatch.setattr(dataflow, "preflight", lambda _: [])
     monkeypatch.setattr(dataflow, "configure", lambda _: None)
     monkeypatch.setattr(dataflow, "Events", Events)
     monkeypatch.setattr(dataflow, "DriverReport", lambda tally: tally)
@@ -37,6 +41,12 @@ def run_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group, "RankGroup", Group)
     for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_WORLD_SIZE", 1)):
         monkeypatch.setenv(name, str(value))
+
+
+def placed(job: Job, amount: Amount | None = None) -> Placement:
+    """Where a job's groups are on a laptop."""
+    cpus = {"CPU": 8.0}
+    return place(job, [Node("this machine", cpus, cpus)], amount)
 
 
 class Rows:
@@ -109,6 +119,14 @@ class Events:
         return next(iter(self.reasons), "")
 
 
+class Unheard:
+    """Progress that nobody waits for."""
+
+    def progress(self, did: str) -> None: ...
+
+    def pulse(self) -> None: ...
+
+
 class Group:
     """A `RankGroup` of one rank. Its messages are read as a rank reads them."""
 
@@ -120,14 +138,18 @@ class Group:
 
     def start(self) -> None:
         try:
-            self.handle = prepare(self.start_message)
+            self.handle = prepare(self.start_message, Unheard())
         except Exception as error:
             raise GroupCannotStart(f"{type(error).__name__}: {error}") from error
 
-    def request(self, message: Any, deadline_s: float) -> list[Answer]:
+    def ready(self) -> None:
+        pass
+
+    def request(self, message: Any, *, alone: bool = False) -> list[Answer]:
         request = parse_request(to_line(message))
         try:
-            answer = Answer(result=plain(self.handle[type(request)](**values_of(request))))
+            result = self.handle[type(request)](**values_of(request))
+            answer = Answer(result=plain(whole(result, self.handle.get(Beside, list)())))
         except Exception as error:
             answer = failure(error)
         return [parse_answer(to_line(answer))]

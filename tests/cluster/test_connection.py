@@ -14,8 +14,8 @@ from ray._private.utils import check_version_info
 from cluster import connection
 from cluster.connection import HEAD_TRIES, connected, reason
 from cluster.job import CannotRun
-from cluster.placement import Placement
-from tests.cluster.test_stages import a_job
+from cluster.settings import GroupSettings
+from tests.small_jobs import a_job
 
 
 class FakeRay:
@@ -46,7 +46,10 @@ class FakeRay:
 def fake_ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
     ray = FakeRay([dead, {"Alive": True, "Resources": {"CPU": 8.0}}])
+    for name, node in zip("ab", ray.nodes(), strict=True):
+        node.update(NodeID=name, NodeManagerAddress=f"10.0.0.{name}")
     monkeypatch.setattr(connection, "ray", ray)
+    monkeypatch.setattr(connection, "available_resources_per_node", dict)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv(HEAD_TRIES, "1")  # which a run sets: it is not to stay
     return ray
@@ -65,6 +68,19 @@ def a_head() -> Iterator[str]:
         yield f"127.0.0.1:{head.getsockname()[1]}"
 
 
+def test_a_cluster_that_has_no_gpu_yet_is_named_where_a_job_takes_what_there_is(
+    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def notes(**cluster: Any) -> tuple[str, ...]:
+        with connected(a_job(**cluster)) as placement:
+            return placement.notes
+
+    assert notes() == ()  # this machine has none, and its owner knows
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert notes() == (connection.NO_GPUS,)
+    assert notes(device="cpu") == ()
+
+
 @pytest.mark.parametrize("address", [None, "", "local"])
 def test_without_an_address_a_cluster_is_started_whatever_runs_on_this_machine(
     fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch, address: str | None
@@ -72,7 +88,7 @@ def test_without_an_address_a_cluster_is_started_whatever_runs_on_this_machine(
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
     with connected(a_job()) as placement:
-        assert placement == Placement("cpu", 0.0), "a dead node was counted"
+        assert (placement.device, placement.layout) == ("cpu", "shared"), "a dead node was counted"
         assert fake_ray.shutdowns == 0
     (asked,) = fake_ray.asked
     assert asked["address"] == "local"
@@ -128,7 +144,7 @@ def test_a_cluster_with_another_ray_is_refused_with_both_versions_in_one_line(
 def test_a_start_that_fails_once_is_tried_again(fake_ray: FakeRay) -> None:
     fake_ray.failures = [Exception("The current node timed out during startup.")]
     with connected(a_job()) as placement:
-        assert placement == Placement("cpu", 0.0)
+        assert placement.device == "cpu"
     assert len(fake_ray.asked) == 2
 
 
@@ -175,3 +191,42 @@ def test_the_handler_of_sigterm_that_ray_puts_in_place_does_not_stay(
         assert came.is_set(), "the command did not learn of the signal"
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_gpus_that_a_job_which_just_ended_still_holds_are_waited_for_a_moment(
+    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_ray.nodes()[1]["Resources"]["GPU"] = 4.0
+    free = [{"b": {"CPU": 8.0, "GPU": gpus}} for gpus in (1.0, 2.0, 4.0)]
+    monkeypatch.setattr(connection, "available_resources_per_node", lambda: free.pop(0))
+    monkeypatch.setattr(connection.time, "sleep", lambda _: None)
+    with connected(a_job(reconstruction=GroupSettings(groups=2))) as placement:
+        assert placement.pools[-1].groups == 2
+    assert not free
+
+
+def test_gpus_that_another_job_holds_are_left_to_it(
+    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_ray.nodes()[1]["Resources"]["GPU"] = 4.0
+    held = {"b": {"CPU": 8.0, "GPU": 1.0}}
+    monkeypatch.setattr(connection, "available_resources_per_node", lambda: held)
+    monkeypatch.setattr(connection, "FREED_S", 0.0)
+    with connected(a_job()) as placement:
+        assert placement.pools[-1].groups == 1
+        assert placement.notes == (
+            "other jobs hold 3 GPUs of node 10.0.0.b: this job does without them",
+        )
+    with pytest.raises(CannotRun, match="has 4, of which 1 are free: other jobs hold the rest"):
+        with connected(a_job(reconstruction=GroupSettings(groups=2))):
+            pass
+
+
+def test_ray_waits_for_a_block_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Owners watch for progress: a block may take hours."""
+    from ray.data import DataContext
+
+    monkeypatch.setattr(DataContext, "get_current", lambda: context)
+    context = DataContext()
+    connection.configure(a_job())
+    assert context.execution_no_progress_timeout_s == -1

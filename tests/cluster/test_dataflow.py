@@ -15,14 +15,19 @@ import ray
 
 from cluster import dataflow
 from cluster.job import CannotRun, Job
-from cluster.placement import Placement
+from cluster.layout.choice import Pool
+from cluster.layout.placement import place
+from cluster.layout.work import Amount
 from cluster.progress import Counts, Failure, Groups
 from cluster.results.ledger import Keys, read_parts
 from cluster.results.schema import SCHEMA
 from cluster.settings import GroupSettings
+from cluster.stages.first_prompts import Prepared
 from pipeline.errors import Unreadable
+from pipeline.settings import TrajectorySettings
 from pipeline.storage import Folder
-from tests.cluster.test_stages import a_job
+from tests.cluster.layout.test_placement import gpu_nodes
+from tests.small_jobs import a_job
 
 HAPPENED = {"prompts ready": 1, "inversion ready": 2, "prompt encoded": 7, "video inverted": 3}
 
@@ -40,6 +45,31 @@ def a_block(*rows: tuple[str, str | None, str | None]) -> pa.Table:
         for name, code, error in rows
     ]
     return pa.Table.from_pylist(values, schema=SCHEMA)
+
+
+KEPT, NEVER = TrajectorySettings(), TrajectorySettings(keep="never")
+
+
+@pytest.mark.parametrize(
+    ("stage", "groups", "amount", "trajectory", "rows"),
+    [
+        ("editing", 4, Amount(4, 16), KEPT, 1),
+        ("editing", 4, Amount(5, 20), KEPT, 2),
+        ("editing", 4, None, KEPT, 2),
+        ("inversion", 4, Amount(3, 300), KEPT, 1),
+        ("reconstruction", 4, Amount(2, 16), KEPT, 1),  # 4 units of 4 edits
+        ("reconstruction", 4, Amount(2, 17), KEPT, 2),
+        ("reconstruction", 4, Amount(4, 100), NEVER, 1),
+        ("prompts", 1, Amount(4, 16), KEPT, 1),
+    ],
+)
+def test_no_group_takes_two_rows_where_another_would_have_none(
+    stage: str, groups: int, amount: Amount | None, trajectory: TrajectorySettings, rows: int
+) -> None:
+    job = a_job()
+    job = replace(job, editing=replace(job.editing, trajectory=trajectory))
+    pool = Pool(stage, groups, GroupSettings(), 1)
+    assert dataflow.rows_at_once(job, pool, amount) == rows
 
 
 class Graph:
@@ -69,7 +99,7 @@ class FakeEvents:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    job = a_job(inversion=GroupSettings(groups=3))
+    job = a_job(inversion=GroupSettings(groups=3), reconstruction=GroupSettings(groups=1))
     return replace(job, editing=replace(job.editing, output=str(tmp_path)))
 
 
@@ -84,8 +114,10 @@ def run(monkeypatch: pytest.MonkeyPatch, job: Job) -> Callable[..., Counts]:
         monkeypatch.setattr(dataflow, "graph", lambda *_: Graph(list(blocks), failure))
         return dataflow.run(job, Keys.of([]), {}, said.append)
 
-    place = Placement("cpu", 0.0)
-    monkeypatch.setattr(dataflow, "connected", lambda _: nullcontext(place))
+    placement = place(job, gpu_nodes(8))
+    monkeypatch.setattr(dataflow, "connected", lambda *_: nullcontext(placement))
+    monkeypatch.setattr(dataflow, "preflight", lambda _: [])
+    monkeypatch.setattr(dataflow.first_prompts, "prepare", lambda *_: Prepared())
     monkeypatch.setattr(dataflow, "configure", lambda _: None)
     monkeypatch.setattr(dataflow, "Events", FakeEvents)
     return run
@@ -106,6 +138,10 @@ def test_what_comes_out_of_the_graph_is_stored_and_counted(
         shown=shown,
     )
     assert counts == Counts(
+        notes=(
+            "3 GPUs stay idle: cluster.reconstruction.groups is 1. Leave it out, and a run takes "
+            "all GPUs that are free",
+        ),
         groups=(
             Groups("prompts", 1, 1),
             Groups("inversion", 2, 3),

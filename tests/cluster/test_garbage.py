@@ -21,9 +21,9 @@ from pipeline.storage import Folder
 from pipeline.trajectories.index import INDEX
 from tests.cluster.checked_row import work_of_row
 from tests.cluster.test_results import a_result, store
-from tests.cluster.test_stages import a_job
 from tests.pipeline.trajectories.test_trajectory import entries
 from tests.pipeline.trajectories.test_trajectory import store as store_trajectory
+from tests.small_jobs import a_job
 
 
 def test_it_deletes_what_no_result_names_and_only_that(tmp_path: Path) -> None:

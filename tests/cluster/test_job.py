@@ -10,7 +10,8 @@ from cluster.job import Job
 from jobs.spec import parse_job
 from pipeline.records import EditSpec, VideoSpec
 from pipeline.settings import Reconstruction
-from tests.cluster.test_stages import a_job, checked
+from tests.cluster.test_stages import checked
+from tests.small_jobs import a_job
 
 EDIT = {
     "edit_id": "red",

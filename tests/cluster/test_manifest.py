@@ -17,7 +17,7 @@ from cluster.results.schema import plain_rows
 from cluster.scan import count_pending, scan_manifest
 from cluster.stages.check import CheckRows
 from jobs.manifest.checks import check_manifest
-from tests.cluster.test_stages import a_job
+from tests.small_jobs import a_job
 
 DAY = datetime.date(2024, 2, 29)
 TIME = datetime.datetime(2024, 2, 29, 12, 30)
@@ -236,7 +236,7 @@ def test_rows_with_one_id_are_told_apart_by_values_that_python_cannot_hold(tmp_p
     made = check(found.take([1, 2, 0]))  # the graph keeps no order
     assert made["error_code"].to_pylist() == ["duplicate_video_id", None, None]
     assert made["far"].cast(pa.int64()).to_pylist() == [253_402_300_801_000, 0, 253_402_300_800_000]
-    assert count_pending(files, CheckRows(a_job(), Keys.of([]), scan.repeated)) == 3
+    assert count_pending(files, CheckRows(a_job(), Keys.of([]), scan.repeated))[0] == 3
 
 
 def test_a_string_that_is_not_utf8_costs_its_row_only(tmp_path: Path) -> None:

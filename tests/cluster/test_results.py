@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cluster.results.compaction import compact, current_rows
 from cluster.results.ledger import Keys, ResultWriter, done_key, read_done, read_parts
-from cluster.results.schema import SCHEMA, to_parquet
-from pipeline.records import EditResult
+from cluster.results.schema import SCHEMA, join_tables, to_parquet
+from pipeline.records import EditResult, Metrics, from_dict
 from pipeline.storage import Folder
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -63,6 +63,20 @@ def test_keys_beyond_the_last_one_are_none_of_many() -> None:
     keys = Keys.of(str(number) for number in range(300))
     assert not any(str(number) in keys for number in range(300, 5000))
     assert all(str(number) in keys for number in range(300))
+
+
+def test_results_from_before_metrics_had_reasons_stand_beside_new_ones(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    metrics = SCHEMA.field("metrics").type
+    older = pa.struct([field for field in metrics if field.name != "unmeasured"])
+    schema = pa.schema([f.with_type(older) if f.name == "metrics" else f for f in SCHEMA])
+    row = a_result("v", "a", metrics={"flicker": 0.5})
+    output.write("results/r1-000000.parquet", to_parquet(pa.Table.from_pylist([row], schema)))
+    store(output, "r2", a_result("v", "b", metrics={"unmeasured": "flicker: no luma"}))
+    joined = join_tables([table for _, table in read_parts(output)]).to_pylist()
+    reasons = {row["edit_id"]: row["metrics"]["unmeasured"] for row in joined}
+    assert reasons == {"a": None, "b": "flicker: no luma"}
+    assert from_dict(Metrics, {"flicker": 0.5}).unmeasured is None
 
 
 def test_only_an_ok_row_is_done(tmp_path: Path) -> None:

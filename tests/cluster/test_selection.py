@@ -15,8 +15,8 @@ from cluster.selection.survey import survey
 from cluster.stages import group as stages
 from cluster.stages.blocks import rebuilt, work_of
 from cluster.stages.check import CheckRows
+from cluster.stages.edit import ReconstructEdits
 from cluster.stages.invert import FanOut
-from cluster.stages.reconstruct import ReconstructEdits
 from jobs.manifest.checks import check_manifest
 from jobs.manifest.writing import write_manifest
 from pipeline.records import InversionResult
@@ -24,7 +24,8 @@ from pipeline.settings import TrajectorySettings
 from pipeline.storage import Folder
 from tests.cluster.checked_row import work_of_row
 from tests.cluster.ranks.test_owner import COMMAND
-from tests.cluster.test_stages import GROUP, Reports, a_job, a_row
+from tests.cluster.test_stages import GROUP, Reports, a_row
+from tests.small_jobs import a_job
 
 ROWS = [
     a_row("a", "red", "blue"),
@@ -146,7 +147,7 @@ def test_a_trajectory_that_is_not_kept_stays_while_an_edit_that_was_left_out_nee
     table = CheckRows(job, Keys.of([]), {}, Selection([entry]))(pa.Table.from_pylist(ROWS[:1]))
     inverted = InversionResult("k", 5, 32, 32, 8.0, "sources/a.mp4")
     works = [replace(work, inversion_result=inverted) for work in work_of(table)]
-    stage = ReconstructEdits(job, Reports(), GROUP, "cpu", 60, 1)
+    stage = ReconstructEdits(job, Reports(), GROUP, "cpu", 1)
     try:
         made = stage(FanOut(job)(rebuilt(table, works, range(len(works)))))
     finally:

@@ -19,11 +19,20 @@ import torch
 from typer.testing import CliRunner
 
 from cluster.ranks import process
-from cluster.ranks.messages import EditVideo, InvertVideo, Start, parse_request, to_line
-from cluster.ranks.owner import CHANNEL, RankGroup
+from cluster.ranks.channel import Channel
+from cluster.ranks.conversation import Conversation
+from cluster.ranks.messages import (
+    EditVideo,
+    InvertVideo,
+    Start,
+    parse_request,
+    split_number,
+    to_line,
+)
+from cluster.ranks.owner import CHANNEL
 from cluster.settings import GroupSettings
 from cluster.stages import group as stages
-from cluster.stages.invert import InvertVideos
+from cluster.stages.edit import EditVideos
 from jobs.cli import app
 from jobs.manifest.writing import write_manifest
 from pipeline.media.encoding import write_clip
@@ -33,8 +42,9 @@ from pipeline.model.text_encoder import encode_prompt
 from pipeline.records import EditSpec, InversionResult, VideoSpec, from_dict
 from pipeline.settings import EditingSettings, Inversion, VideoSettings
 from tests.cluster.ranks.test_owner import COMMAND
-from tests.cluster.test_stages import Reports, a_job, a_row, checked
+from tests.cluster.test_stages import Reports, a_row, checked
 from tests.drawn_videos import waves
+from tests.small_jobs import a_job
 from tests.stacks import functions_of_ours
 
 MOST = 15
@@ -60,21 +70,21 @@ def functions_of_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list
     return [*found[found.index("run") :], "run"]
 
 
-def functions_of_owner(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """From a stage to its wait for an answer; the rank holds no model."""
+def functions_of_owner(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
+    """From a stage to its wait for an inversion and for edits; the rank holds no model."""
     monkeypatch.setattr(stages, "rank_command", lambda: COMMAND)
     found: list[list[str]] = []
-    receive = RankGroup._receive
+    ask = Conversation.ask
 
-    def watched(group: RankGroup, number: int) -> Any:
+    def watched(talk: Conversation, *message: Any) -> Any:
         found.append(functions_of_ours(sys._getframe(1)))
-        return receive(group, number)
+        return ask(talk, *message)
 
-    stage = InvertVideos(a_job(), Reports(), GroupSettings(), "cpu", 60, 1)
-    monkeypatch.setattr(RankGroup, "_receive", watched)
+    stage = EditVideos(a_job(), Reports(), GroupSettings(), "cpu", 1)
+    monkeypatch.setattr(Conversation, "ask", watched)
     stage(checked([a_row("a")]))
     stage.group.close()
-    return found[-1]
+    return found[0], found[-1]
 
 
 def functions_of_rank(
@@ -89,27 +99,29 @@ def functions_of_rank(
 
     owners, ranks = socket.socketpair()
 
-    def lines() -> Iterator[bytes]:
-        with owners, owners.makefile("rb") as answers:
-            yield to_line(Start("edits", asdict(settings), "cpu"))
-            answers.readline()
-            yield to_line(InvertVideo(replace(video, edits=())))
-            inversion = from_dict(InversionResult, json.loads(answers.readline())["result"])
-            yield to_line(EditVideo(video, inversion))
-            (made,) = json.loads(answers.readline())["result"]
+    def requests() -> Iterator[tuple[int, Any]]:
+        with owners, owners.makefile("rb") as lines:
+            answers = (json.loads(split_number(line)[1]) for line in lines)
+            results = (answer["result"] for answer in answers if "result" in answer)
+            yield 0, to_line(Start("edits", asdict(settings), "cpu"))
+            next(results)
+            yield 1, InvertVideo(replace(video, edits=()))
+            inversion = from_dict(InversionResult, next(results))
+            yield 2, EditVideo(video, inversion)
+            (made,) = next(results)
             assert made["error"] is None
             raise NoMoreRequests
 
     class Messages:
         def __init__(self) -> None:
-            self.lines = lines()
+            self.requests = requests()
 
-        def get(self) -> bytes:
-            return next(self.lines)
+        def get(self) -> tuple[int, Any]:
+            return next(self.requests)
 
     monkeypatch.setattr("pipeline.model.group.attend", watched)
     monkeypatch.setattr(process, "SimpleQueue", Messages)
-    monkeypatch.setattr(process, "_read_lines", lambda *_: None)
+    monkeypatch.setattr(Channel, "read", lambda *_: None)
     for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv(CHANNEL, str(ranks.detach()))
@@ -141,7 +153,8 @@ def test_a_row_crosses_at_most_fifteen_functions_from_the_command_to_the_arithme
     edits = (EditSpec("a fox", edit_id="fox"),)
     video = VideoSpec(str(tmp_path / "clip.mp4"), "clip", edits=edits)
     inverting, editing = functions_of_rank(monkeypatch, settings, video)
-    before = [*functions_of_driver(monkeypatch, tmp_path), *functions_of_owner(monkeypatch)]
-    assert before == ["run", "run_job", "run", "__call__", "ask", "request"]
-    for ways in (inverting, inverting[: inverting.index("pec") + 1], editing):
-        assert len(before + ways) <= MOST, before + ways
+    driver = functions_of_driver(monkeypatch, tmp_path)
+    to_inversion, to_edits = (driver + way for way in functions_of_owner(monkeypatch))
+    assert to_inversion == to_edits == ["run", "run_job", "run", "__call__", "ask", "request"]
+    for way in (to_inversion + inverting, to_edits + editing):
+        assert len(way) <= MOST, way

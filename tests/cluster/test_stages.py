@@ -1,6 +1,7 @@
 """The stages with real rank processes that hold no model: every row comes out, whatever happens."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -9,9 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
 from cluster.job import Job
-from cluster.ranks.owner import GroupCannotStart
+from cluster.layout.work import Amount
+from cluster.ranks.failures import GroupCannotStart
+from cluster.ranks.messages import Answer, InvertVideo
 from cluster.results.ledger import Keys, done_key
 from cluster.results.schema import SCHEMA
 from cluster.rows import default_video_id
@@ -19,26 +23,18 @@ from cluster.scan import count_pending, scan_manifest
 from cluster.settings import ClusterSettings, GroupSettings
 from cluster.stages import group as stages
 from cluster.stages.check import CheckRows
-from cluster.stages.invert import EncodePrompts, FanOut, InvertVideos
-from cluster.stages.reconstruct import ReconstructEdits
+from cluster.stages.edit import EditVideos, ReconstructEdits
+from cluster.stages.invert import FanOut, InvertVideos
+from cluster.stages.prompts import EncodePrompts, store_of
 from jobs.manifest.checks import check_manifest
 from jobs.manifest.writing import write_manifest
-from pipeline.settings import EditingSettings, Reconstruction, TrajectorySettings
+from pipeline.errors import ErrorCode
+from pipeline.settings import Reconstruction, TrajectorySettings
+from pipeline.storage import Folder
 from tests.cluster.ranks.test_owner import COMMAND
+from tests.small_jobs import a_job
 
 GROUP = GroupSettings()
-
-
-def a_job(**cluster: Any) -> Job:
-    return Job(
-        manifest="m",
-        files=(),
-        base="/clips",
-        editing=EditingSettings(checkpoint="c", output="o"),
-        cluster=ClusterSettings(**cluster),
-        checkpoint_fingerprint="f",
-        run="r",
-    )
 
 
 def edits_at_once(count: int) -> Job:
@@ -78,8 +74,8 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     monkeypatch.setattr(stages, "rank_command", lambda: COMMAND)
     made = []
 
-    def make(kind: type, job: Job, *, deadline_s: float = 60, device: str = "cpu") -> Any:
-        one = kind(job, Reports(), GROUP, device, deadline_s, 1)
+    def make(kind: type, job: Job, *more: Any, device: str = "cpu") -> Any:
+        one = kind(job, Reports(), GROUP, device, 1, *more)
         made.append(one)
         return one
 
@@ -123,6 +119,74 @@ def test_a_row_goes_through_all_stages_and_keeps_the_manifests_other_columns(sta
         assert row["metrics"]["flicker"] == 0.5
         assert list(row)[: len(SCHEMA.names)] == SCHEMA.names
         assert row["timings"]["reconstruct"] == 3.0
+
+
+VOLATILE = ("finished_at", "gpu_seconds")
+
+
+def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: row[name] for name in row if name not in VOLATILE} for row in rows]
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("keep", ["always", "never"])
+@pytest.mark.parametrize("retries", [0, 1])
+def test_both_layouts_give_the_same_results(
+    stage: Any, tmp_path: Path, retries: int, keep: Any, device: str
+) -> None:
+    job = edits_at_once(2)
+    editing = replace(job.editing, output=str(tmp_path), trajectory=TrajectorySettings(keep=keep))
+    job = replace(job, editing=editing, cluster=ClusterSettings(retries=retries))
+    refused = {**a_row("b", "red", "blue"), "video_id": "../x"}
+    names = ["a", f"{tmp_path}/kills", "unreadable", "damaged"]
+    rows = [a_row(name, *"abcde", " ", weight=i) for i, name in enumerate(names)]
+    table = checked([*rows, refused, {"video": "c", "edits": [], "weight": 9}], job)
+    apart = through(
+        table,
+        stage(InvertVideos, job, device=device),
+        FanOut(job),
+        stage(ReconstructEdits, job, device=device),
+    )
+    together = through(table, stage(EditVideos, job, device=device))
+    assert len(together) == 4 * 6 + 2 + 1
+    assert without_times(together) == without_times(apart)
+
+
+def test_a_group_of_the_shared_layout_inverts_a_video_and_makes_its_edits_k_at_a_time(
+    stage: Any, messages: Callable[[], list[Any]]
+) -> None:
+    job = edits_at_once(2)
+    work = stage(EditVideos, job)
+    (start,) = messages()
+    assert start["work"] == "edits"
+    made = through(checked([a_row("a", "red", "blue", "green"), a_row("b")], job), work)
+    assert [row["status"] for row in made] == ["ok"] * 4
+    asked = [[e["edit_id"] for e in sent["video"]["edits"]] for sent in messages()]
+    assert asked == [[], ["red", "blue"], ["green"], [], ["red"]]
+    assert work.report.events == {"editing ready": 1, "video inverted": 2}
+
+
+def held(work: Any, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have each request hold a stage's ranks for so long; an inversion for one second."""
+    real = work.group.request
+
+    def request(message: Any, *, alone: bool = False) -> list[Answer]:
+        spent = 1.0 if isinstance(message, InvertVideo) else seconds
+        return [replace(answer, seconds=spent) for answer in real(message, alone=alone)]
+
+    monkeypatch.setattr(work.group, "request", request)
+
+
+def test_the_gpu_seconds_of_a_shared_inversion_are_those_of_the_group_that_made_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stages, "rank_command", lambda: COMMAND)
+    job = a_job(reconstruction=GroupSettings(gpus=2))
+    work = EditVideos(job, Reports(), job.cluster.reconstruction, "gpu", 1)
+    held(work, monkeypatch, 3.0)
+    (row,) = through(checked([a_row("a")], job), work)
+    work.group.close()
+    assert row["gpu_seconds"] == 2 * (1.0 + 3.0)
 
 
 def test_what_happens_is_reported_as_it_happens(stage: Any) -> None:
@@ -174,7 +238,7 @@ def test_a_group_is_started_with_the_jobs_settings_and_its_own_degrees(
     job = a_job()
     job = replace(job, editing=replace(job.editing, seed=7, precision="bf16"))
     group = GroupSettings(gpus=1, ulysses=4, ring=3, cfg=2)
-    made = InvertVideos(job, Reports(), group, "cpu", 60, 1)
+    made = InvertVideos(job, Reports(), group, "cpu", 1)
     made.group.close()
     (start,) = messages()
     assert {name: start[name] for name in ("ulysses", "ring", "cfg")} == {
@@ -195,17 +259,88 @@ def test_every_prompt_that_an_edit_can_need_is_encoded_and_none_twice(
     encode = stage(EncodePrompts, job)
     first = a_row("a", "red", "blue", source_prompt="of the video")
     first["edits"][0]["negative_prompt"] = "of the edit"
-    (start,) = messages()
-    assert start["work"] == "prompts"
+    assert messages() == []
     rows = [*through(checked([first, a_row("b", "red")], job), encode)]
-    assert messages() == [
-        {"prompts": ["", "blue", "of the edit", "of the job", "of the video", "red"]}
-    ]
+    start, request = messages()
+    assert start["work"] == "prompts"
+    assert request == {"prompts": ["", "of the job", "of the video", "red", "of the edit", "blue"]}
     assert [row["error_code"] for row in rows] == [None, None]
     through(checked([a_row("c", "red", "green")], job), encode)
     assert messages() == [{"prompts": ["green"]}]
     through(checked([a_row("d", "green")], job), encode)
     assert messages() == []
+
+
+def test_no_text_encoder_starts_where_storage_holds_every_prompt(
+    stage: Any, messages: Callable[[], list[Any]], tmp_path: Path
+) -> None:
+    job = a_job()
+    job = replace(job, editing=replace(job.editing, output=str(tmp_path)))
+    for prompt in ("", "red", "blue"):
+        store_of(job).write(prompt, torch.zeros(2, 3))
+    encode = stage(EncodePrompts, job)
+    through(checked([a_row("a", "red")], job), encode)
+    through(checked([a_row("b", "red", "blue")], job), encode)
+    through(checked([{**a_row("c", "green"), "video_id": "../x"}, a_row("d", " ")], job), encode)
+    assert messages() == []
+    assert encode.report.events == {"prompts ready": 1, "prompt encoded": 3}
+    cut = next((tmp_path / "prompts" / "f").iterdir())
+    cut.write_bytes(cut.read_bytes()[:-1])
+    through(checked([a_row("a", "red", "blue")], job), stage(EncodePrompts, job))
+    (start, request) = messages()
+    assert start["work"] == "prompts"
+    assert len(request["prompts"]) == 1, "a damaged embedding is made anew"
+
+
+def test_a_text_encoder_that_is_known_to_be_needed_starts_without_a_row(
+    stage: Any, messages: Callable[[], list[Any]]
+) -> None:
+    encode = stage(EncodePrompts, a_job(), True)
+    (start,) = messages()
+    assert start["work"] == "prompts"
+    through(checked([a_row("a", "red")], a_job()), encode)
+    assert messages() == [{"prompts": ["", "red"]}]
+    assert encode.report.events == {"prompts ready": 1, "prompt encoded": 2}
+
+
+def test_prompts_go_to_the_ranks_a_few_at_a_time(
+    stage: Any, messages: Callable[[], list[Any]]
+) -> None:
+    job = a_job()
+    prompts = [f"p{i}" for i in range(40)]
+    encode = stage(EncodePrompts, job)
+    through(checked([a_row("a", *prompts)], job), encode)
+    _, *requests = messages()
+    assert [len(request["prompts"]) for request in requests] == [16, 16, 9]
+    assert [prompt for one in requests for prompt in one["prompts"]] == ["", *prompts]
+    assert encode.report.events["prompt encoded"] == 41
+
+
+def test_prompts_that_cannot_be_encoded_fail_the_videos_that_need_them_and_no_others(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = stage(EncodePrompts, a_job())
+    full = Answer(error_code=ErrorCode.STORAGE, error="disk full")
+
+    def ask(request: Any) -> tuple[Answer, int]:
+        return (full if "p20" in request.prompts else Answer(result=0)), 1
+
+    monkeypatch.setattr(encode, "ask", ask)
+    rows = [a_row("a", *(f"p{i}" for i in range(15))), a_row("b", "p20"), a_row("c", "p3")]
+    made = through(checked(rows), encode)
+    assert [row["error_code"] for row in made] == [None, "storage", None]
+    assert made[1]["error"] == "disk full"
+    assert encode.encoded == {"", *(f"p{i}" for i in range(15))}
+
+
+def test_a_text_encoder_that_cannot_load_ends_the_job_with_its_reason(
+    stage: Any, closed: Path
+) -> None:
+    closed.touch()
+    encode = stage(EncodePrompts, a_job())
+    with pytest.raises(GroupCannotStart, match="no such checkpoint now"):
+        through(checked([a_row("a")]), encode)
+    assert encode.report.reasons == ["ValueError: no such checkpoint now"]
 
 
 def test_a_video_that_kills_its_group_every_time_is_quarantined_and_the_next_is_done(
@@ -236,11 +371,11 @@ def test_a_video_that_killed_its_group_once_is_done_at_the_second_try(
 
 
 def test_a_video_that_hangs_its_group_is_quarantined_with_the_deadline(stage: Any) -> None:
-    job = a_job(retries=0)
-    invert = stage(InvertVideos, job, deadline_s=0.5)
+    job = a_job(retries=0, stall_deadline_s=0.5)
+    invert = stage(InvertVideos, job)
     row = through(checked([a_row("hangs")], job), invert)[0]
     assert row["error_code"] == "deadline"
-    assert "no answer within 0.5 s" in row["error"]
+    assert "no progress for 0.5 s; the last was the start of the request" in row["error"]
 
 
 @pytest.fixture
@@ -320,20 +455,52 @@ def test_the_fan_out_makes_units_of_at_most_k_edits_and_loses_none() -> None:
 @pytest.mark.parametrize("keep", ["always", "never"])
 @pytest.mark.parametrize("at_once", [1, 3, 8])
 def test_the_edits_of_a_video_share_its_inversion_and_together_report_it_once(
-    stage: Any, tmp_path: Path, at_once: int, keep: Any
+    stage: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at_once: int, keep: Any
 ) -> None:
     job = edits_at_once(at_once)
     editing = replace(job.editing, output=str(tmp_path), trajectory=TrajectorySettings(keep=keep))
     job = replace(job, editing=editing, cluster=ClusterSettings(inversion=GroupSettings(gpus=2)))
     rows = checked([a_row("a", *"abcdefgh", " ")], job)
-    edit = stage(ReconstructEdits, job, device="gpu")
-    made = through(rows, stage(InvertVideos, job), FanOut(job), edit)
+    invert, edit = stage(InvertVideos, job), stage(ReconstructEdits, job, device="gpu")
+    held(invert, monkeypatch, 1.0)
+    held(edit, monkeypatch, 3.0)
+    made = through(rows, invert, FanOut(job), edit)
     assert [row["status"] for row in made].count("ok") == 8
     assert sum(row["forwards"]["inversion"] for row in made) == 6
     assert sum(row["timings"]["read"] for row in made) == 1.0
-    assert sum(row["gpu_seconds"] for row in made) == 2 * 1.0 + 8 * 3.0
+    units = math.ceil(8 / at_once)
+    assert sum(row["gpu_seconds"] for row in made) == pytest.approx(2 * 1.0 + units * 3.0)
     refused = next(row for row in made if row["status"] == "failed")
     assert (refused["forwards"]["inversion"], refused["gpu_seconds"]) == (0, 0)
+
+
+@pytest.mark.parametrize("layout", ["shared", "split"])
+def test_what_failed_has_held_its_group_too(
+    stage: Any, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    job = a_job()
+    rows = checked([a_row("unreadable", "red", "blue"), {"video": "c", "edits": []}], job)
+    kinds = [InvertVideos, ReconstructEdits] if layout == "split" else [EditVideos]
+    first, *others = [stage(kind, job, device="gpu") for kind in kinds]
+    held(first, monkeypatch, 3.0)
+    made = through(rows, first, *(one for other in others for one in (FanOut(job), other)))
+    assert [(row["status"], row["gpu_seconds"]) for row in made] == [
+        ("failed", 0.5), ("failed", 0.5), ("failed", 0.0)
+    ]  # fmt: skip
+
+
+def test_a_trajectory_that_cannot_be_deleted_costs_no_edit(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError("may not be deleted")
+
+    monkeypatch.setattr(Folder, "remove_folder", refuse)
+    job = a_job()
+    editing = replace(job.editing, trajectory=TrajectorySettings(keep="never"))
+    job = replace(job, editing=editing)
+    (row,) = through(checked([a_row("a")], job), stage(EditVideos, job))
+    assert row["status"] == "ok"
 
 
 def test_a_cpu_reports_no_gpu_time(stage: Any) -> None:
@@ -415,7 +582,7 @@ def test_the_scan_counts_rows_and_edits_and_finds_ids_that_repeat(tmp_path: Path
     scan = scan_manifest(files)
     assert (scan.videos, scan.edits, set(scan.repeated)) == (3, 4, {"a"})
     check = CheckRows(a_job(), Keys.of([]), scan.repeated)
-    assert count_pending(files, check) == 4
+    assert count_pending(files, check) == (4, Amount(2, 3))
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -443,8 +610,9 @@ def test_what_an_inversion_found_reaches_the_reconstruction_as_a_small_record(st
     assert len(json.dumps(row["inversion_result"])) < 2000
 
 
+@pytest.mark.parametrize("layout", ["shared", "split"])
 def test_a_trajectory_that_is_not_kept_goes_with_the_videos_last_edit(
-    stage: Any, tmp_path: Path
+    stage: Any, tmp_path: Path, layout: str
 ) -> None:
     job = a_job()
     editing = replace(
@@ -458,6 +626,9 @@ def test_a_trajectory_that_is_not_kept_goes_with_the_videos_last_edit(
     index.parent.mkdir(parents=True)
     index.write_text("{}")
     rows = checked([a_row("a", "red", "blue", "green")], job)
-    made = through(rows, stage(InvertVideos, job), FanOut(job), stage(ReconstructEdits, job))
+    if layout == "shared":
+        made = through(rows, stage(EditVideos, job))
+    else:
+        made = through(rows, stage(InvertVideos, job), FanOut(job), stage(ReconstructEdits, job))
     assert [row["status"] for row in made] == ["ok"] * 3
     assert not index.parent.exists()
