@@ -133,10 +133,14 @@ class Progress(Ticker):
         super().__init__(console)
         self.edits = edits
         self._phase = ""
+        self._notes = 0
         self._rate = Rate()
 
     def show(self, counts: Counts) -> None:
         """Take over the counts; a new phase is said at once."""
+        for note in counts.notes[self._notes :]:
+            _print_line(self.console, f"note: {note}")
+        self._notes = len(counts.notes)
         now = time.monotonic()
         if counts.inverted:
             self._rate.count(now, counts.edited)

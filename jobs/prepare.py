@@ -66,6 +66,7 @@ def prepare(spec: JobSpec, *, write: bool = True) -> Prepared:
         editing=editing,
         cluster=spec.cluster,
         checkpoint_fingerprint=checkpoint.fingerprint,
+        checkpoint=checkpoint.pin,
         run=datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f"),
     )
     return Prepared(spec, job, scan, checkpoint, clip, info.extra_columns, info.warnings)
@@ -90,7 +91,7 @@ def _read_checkpoint(
     from pipeline.model.sizes import check_blocks, check_steps, clip_size
 
     try:
-        checkpoint = open_checkpoint(editing.checkpoint)
+        checkpoint = open_checkpoint(editing.checkpoint, parts=())
         clip = clip_size(editing.video, checkpoint)
         check_blocks(editing.reconstruction, checkpoint)
         check_steps(editing.inversion, checkpoint)

@@ -11,7 +11,8 @@ import yaml
 from rich.console import Console
 
 from cluster.garbage import tidy
-from cluster.placement import given_address
+from cluster.layout.placement import given_address
+from cluster.layout.work import Amount
 from cluster.results.ledger import Keys, read_done
 from cluster.scan import count_pending
 from cluster.selection.survey import Survey
@@ -67,6 +68,7 @@ def run_job(spec: JobSpec, part: Part | None = None) -> int:
                 progress.show,
                 part.selection if part else None,
                 todo.part.rows if todo.part else None,
+                todo.amount,
             )
         progress.phase("tidying up")
         tidy(prepared.job, whole=part is None)
@@ -82,12 +84,14 @@ class Pending:
         done: what stands in the results already.
         edits: results that a run will give; exact for manifests of up to `COUNT_UP_TO` edits.
         before: edits that were done before.
+        amount: what the groups are going to do, in a large manifest at most.
         part: what was found of the part of the manifest that the run takes, if it takes a part.
     """
 
     done: Keys
     edits: int
     before: int
+    amount: Amount
     part: Survey | None = None
 
     def in_words(self) -> str:
@@ -110,15 +114,16 @@ def pending(prepared: Prepared, part: Part | None = None) -> Pending:
     done = read_done(Folder(prepared.job.editing.output))
     if part:
         found = part.survey(prepared, done)
-        return Pending(done, found.edits, found.done, found)
+        return Pending(done, found.edits, found.done, Amount(found.videos, found.pending), found)
     edits = prepared.scan.edits
     # Counting reads the whole manifest; it is worth that where the answer may be "nothing".
     if edits <= COUNT_UP_TO or len(done) >= edits:
         check = CheckRows(prepared.job, done, prepared.scan.repeated)
-        left = count_pending(prepared.job.files, check)
+        left, amount = count_pending(prepared.job.files, check)
     else:
         left = max(0, edits - len(done))
-    return Pending(done, left, max(0, edits - left))
+        amount = Amount(min(left, prepared.scan.videos), left)
+    return Pending(done, left, max(0, edits - left), amount)
 
 
 def resolved(prepared: Prepared) -> str:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from cluster.placement import check_machine
+from cluster.layout.placement import check_machine
+from cluster.layout.work import Amount
 from cluster.results.ledger import read_done
 from cluster.stages.blocks import VideoWork
 from cluster.stages.check import CheckRows
@@ -89,7 +90,9 @@ def validate_job(spec: JobSpec, *, deep: bool = False) -> int:
     console = Console(emoji=False)  # a name may hold what Rich takes for one, as `:abc:`
     prepared = prepare(spec, write=False)
     show_plan(prepared, console)
-    check_machine(prepared.job)
+    placement = check_machine(prepared.job, Amount(prepared.scan.videos, prepared.scan.edits))
+    for note in placement.notes if placement else ():
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     with Ticker(console) as ticker:
         found = look_at_rows(
             prepared,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from s3fs import S3FileSystem
 
@@ -17,7 +18,15 @@ ACCESS = {
 
 PROGRAM = """
 from moto.server import ThreadedMotoServer
+from werkzeug.serving import WSGIRequestHandler
 import sys
+
+def log_request(self, *_):
+    print(self.command, self.path, self.headers.get("Range", ""), file=log, flush=True)
+
+if len(sys.argv) > 1:
+    log = open(sys.argv[1], "a")
+    WSGIRequestHandler.log_request = log_request
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)
@@ -27,10 +36,14 @@ server.stop()
 
 
 @contextmanager
-def s3_server() -> Iterator[dict[str, str]]:
-    """Starts moto's server; yields the environment variables with which s3fs talks to it."""
+def s3_server(log: Path | None = None) -> Iterator[dict[str, str]]:
+    """Starts moto's server; yields the environment variables with which s3fs talks to it.
+
+    Args:
+        log: a file that gets a line for each request: `METHOD path range`.
+    """
     server = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM, *([str(log)] if log else [])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

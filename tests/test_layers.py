@@ -18,7 +18,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "cluster", "jobs")
 
 BASE = frozenset(
-    {"storage", "errors", "settings", "records", "dtypes", "timing", "values", "locations"}
+    {
+        "storage",
+        "errors",
+        "settings",
+        "records",
+        "dtypes",
+        "timing",
+        "values",
+        "locations",
+        "imports",
+    }
 )
 """The modules of pipeline that every room but `algorithm` may import."""
 
@@ -80,6 +90,10 @@ QUICK = (
     "jobs.run",
     "jobs.validate",
     "pipeline.plan",
+    "pipeline.imports",
+    "pipeline.media.encoding",
+    "jobs.demo.job",
+    "jobs.report",
 )
 """What the commands import before there is work to do, `validate` among them."""
 
@@ -275,6 +289,33 @@ def test_what_a_command_imports_before_it_works_imports_neither_torch_nor_ray() 
         "print(json.dumps(brought))"
     )
     assert output_of(program, *QUICK) == {}
+
+
+def test_the_driver_of_the_demo_never_imports_torch(tmp_path: Path) -> None:
+    program = (
+        "import json, sys; from pathlib import Path\n"
+        "import jobs.report, jobs.run; from cluster import dataflow\n"
+        "from jobs.demo.job import write_demo\n"
+        "from jobs.prepare import prepare; from jobs.spec import parse_job\n"
+        "job = prepare(parse_job(write_demo(Path(sys.argv[1])), [], source='the demo')).job\n"
+        "from cluster.results.ledger import Keys\n"
+        "first = dataflow.first_prompts.First(dataflow.CheckRows(job, Keys.of([]), {}))\n"
+        "assert len(dataflow.first_prompts.find_missing(job, first).prompts) == 10\n"
+        "print(json.dumps(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules))))"
+    )
+    assert output_of(program, str(tmp_path)) == []
+
+
+def test_a_rank_of_the_prompts_stage_imports_no_diffusers() -> None:
+    program = (
+        "import json, sys, torch\n"
+        "import cluster.ranks.encode_prompts as module\n"
+        "info = module.open_checkpoint('embedded', parts=module.PROMPT_PARTS)\n"
+        "t5 = module.load_text_encoder(info, torch.float32, 'cpu')\n"
+        "module.encode_prompt(*t5, 'a red square', 8)\n"
+        "print(json.dumps(sorted({'diffusers', 'transformers'} & set(sys.modules))))"
+    )
+    assert output_of(program) == ["transformers"]
 
 
 def test_help_imports_neither_torch_nor_ray() -> None:

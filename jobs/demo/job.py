@@ -49,8 +49,6 @@ def write_demo(folder: Path) -> dict[str, Any]:
     Raises:
         JobError: it cannot be written.
     """
-    import torch
-
     from jobs.manifest.writing import write_manifest
     from pipeline.media.encoding import write_clip
 
@@ -68,7 +66,7 @@ def write_demo(folder: Path) -> dict[str, Any]:
         path = clips / f"{name}.mp4"
         if not path.exists():
             with path.open("wb") as file:
-                write_clip(file, torch.from_numpy(world.draw(scene)), fps=world.FPS)
+                write_clip(file, world.draw(scene), fps=world.FPS)
         rows.append(
             {
                 "video": f"clips/{name}.mp4",

@@ -81,7 +81,7 @@ def _unknown(key: Any, above: tuple[str, ...], here: list[str], known: Iterable[
         return f"{message}; in a file write `{section.replace('.', ': {')}: {{{inner}: ...}}`"
     longer = [one for one in here if one.startswith(name)] if len(name) > 2 else []
     near = longer[0] if len(longer) == 1 else nearest(name, here, cutoff=0.7)
-    if near and name not in NAMES_ELSEWHERE:
+    if near and name not in NAMES_ELSEWHERE and name not in NOT_THERE:
         return f"{message}; did you mean {near!r}?"
     if name in IN_THE_MANIFEST:
         return f"{message}; it belongs to the manifest, in the column {IN_THE_MANIFEST[name]!r}"

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 from jobs.errors import UserError, WrongOption
 from jobs.one_video.request import Places, Request, check_target, targets_of
 from pipeline.errors import RowError
+from pipeline.imports import large_imports
+from pipeline.plan import texts_of
 from pipeline.records import EditSpec, derived_seed
 from pipeline.storage import Folder, check_file, write_file
 
@@ -52,22 +54,26 @@ def edit_video(request: Request) -> None:
     _note(f"loading {request.settings.checkpoint}")
     with _as_messages(request):
         clip, editor = _loaded(request)
+        how, specs = request.settings.reconstruction, request.video.edits
+        filled = [how.filled(spec, 0) for spec in specs]
+        editor.encode_prompts(texts_of(how, filled, request.video.source_prompt or ""))
         trajectory = _trajectory(editor, clip, request)
         _edit(editor, trajectory, targets, request)
 
 
 def _loaded(request: Request) -> tuple[Clip, Editor]:
     """The clip, which is read before the weights, and the editor."""
-    from transformers.utils.logging import disable_progress_bar as hide_loading
+    with large_imports():
+        from transformers.utils.logging import disable_progress_bar as hide_loading
 
-    from pipeline.editor import Editor
-    from pipeline.inputs import read_video, usable_device
-    from pipeline.model.checkpoint import open_checkpoint
-    from pipeline.model.sizes import check_blocks
+        from pipeline.editor import Editor
+        from pipeline.inputs import read_video, usable_device
+        from pipeline.model.checkpoint import open_checkpoint
+        from pipeline.model.sizes import check_blocks
 
     settings = request.settings
     device = usable_device(request.device)
-    info = open_checkpoint(settings.checkpoint)
+    info = open_checkpoint(settings.checkpoint, parts=())
     check_blocks(settings.reconstruction, info)
     # Reading needs the checkpoint's configuration alone; a bad file is found before the weights.
     clip = read_video(
@@ -83,7 +89,8 @@ def _loaded(request: Request) -> tuple[Clip, Editor]:
     started = time.monotonic()
     if not sys.stderr.isatty():
         hide_loading()
-    editor = Editor.from_pretrained(settings.checkpoint, torch_dtype=dtype, device=device)
+    info = open_checkpoint(info.pin or settings.checkpoint)
+    editor = Editor.from_pretrained(info, torch_dtype=dtype, device=device)
     _note(f"loaded in {time.monotonic() - started:.1f} s")
     return clip, editor
 
@@ -225,7 +232,7 @@ def _as_messages(request: Request) -> Iterator[None]:
 
     try:
         yield
-    except (RowError, TrajectoryDamaged, ValueError) as error:
+    except (RowError, TrajectoryDamaged, MemoryError, ValueError) as error:
         raise EditFailed(str(error)) from error
     except torch.OutOfMemoryError as error:
         raise EditFailed(

@@ -92,6 +92,7 @@ def _outcome(row: Row, numbers: Numbers, root: str) -> dict[str, Any]:
             "Finished": row["finished_at"],
             "Trajectory": row["trajectory"],
             "Trajectory damage": row.get("trajectory_damage"),
+            "Not measured": (row["metrics"] or {}).get("unmeasured"),
             "Fingerprint": row["fingerprint"],
             "Run": row["run"],
         },

@@ -87,7 +87,7 @@ class Model:
 PUBLISHED = {
     "2b, 49 frames of 480x720": Model(30, 30 * 64, 226, 13, 60, 90),
     "5b, 49 frames of 480x720": Model(42, 48 * 64, 226, 13, 60, 90),
-    "1.5-5b, 81 frames of 768x1360": Model(42, 48 * 64, 224, 22, 96, 170, frames_per_patch=2),
+    "1.5-5b, 81 frames of 768x1360": Model(42, 48 * 64, 226, 22, 96, 170, frames_per_patch=2),
 }
 SMALL = {
     family: Model(2, 96, 20, 2 * patch, 10, 14, frames_per_patch=patch, item_bytes=4)

@@ -1,12 +1,18 @@
 """Every benchmark runs, on models and clips so small that its numbers say nothing."""
 
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline import Editor
-from tests.benchmarks import cost, edits, exchange, round_trip, storage
+from pipeline.model.checkpoint import CheckpointInfo
+from tests.benchmarks import cost, edits, exchange, gpu, round_trip, storage
+from tests.benchmarks.card import Bench, Sizes
+from tests.published_models import T5
+from tests.small_models import FRAMES, HEIGHT, WIDTH, make_transformer, make_vae, scheduler
 
 
 def test_the_benchmark_of_cost_counts_what_each_plan_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,3 +63,51 @@ def test_the_benchmark_of_the_round_trip_comes_back(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", edits.SETTINGS)
 def test_the_benchmark_of_edits_knows_what_certifying_costs(name: str) -> None:
     assert 0 <= edits.round_trip_forwards(name) <= edits.STEPS
+
+
+def tiny_gpu_bench() -> Bench:
+    """The benchmark of a GPU in sizes that a CPU does in seconds."""
+    made = make_transformer("5b"), make_vae()
+    transformer, vae = (dict(model.config) for model in made)
+    info = CheckpointInfo(Path(), "5b", transformer, vae, scheduler("5b"), "")
+    t5 = {**T5, "d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 2, "num_layers": 1}
+    sizes = Sizes(info, (FRAMES, HEIGHT, WIDTH), [(5, HEIGHT, WIDTH)], t5, edits=2)
+    return Bench(sizes, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("versions", 4),
+        ("kernels", 6),
+        ("forwards", 3),
+        ("vae", 4),
+        ("small_card", 2),
+        ("out_of_memory", 3),
+        pytest.param("group_of_one", 2, marks=pytest.mark.distributed),
+        ("demo", 2),
+        ("text_encoder", 1),
+    ],
+)
+def test_the_benchmark_of_a_gpu_runs_in_tiny_sizes_on_a_cpu(
+    name: str, rows: int, tmp_path: Path
+) -> None:
+    gpu.run(tiny_gpu_bench(), [name], tmp_path / "table.md")
+    written = (tmp_path / "table.md").read_text()
+    assert "failed" not in written
+    assert written.count("\n| ") == 1 + rows
+
+
+def test_a_section_of_the_gpu_benchmark_that_fails_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(bench: Bench) -> Iterator[list[str]]:
+        """It breaks."""
+        yield ["a", "b"]
+        raise RuntimeError("CUDA error: no kernel image")
+
+    monkeypatch.setitem(gpu.SECTIONS, "vae", broken)
+    gpu.run(tiny_gpu_bench(), ["vae", "versions"], tmp_path / "table.md")
+    written = (tmp_path / "table.md").read_text()
+    assert "| failed: RuntimeError: CUDA error: no kernel image |  |" in written
+    assert "## versions" in written

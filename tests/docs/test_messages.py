@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.docs.mistakes import MISTAKES, cell, provoked
+from tests.docs.mistakes.page import MISTAKES, cell, provoked
 from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs/messages.md").read_text()

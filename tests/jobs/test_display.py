@@ -146,6 +146,17 @@ def test_each_phase_has_its_line_at_once_without_a_terminal(clock: Clock) -> Non
     assert "\x1b" not in out.getvalue()
 
 
+def test_what_a_job_leaves_idle_is_shown_once(clock: Clock) -> None:
+    out = io.StringIO()
+    notes = ("2 GPUs of node [n1] stay idle: a group takes 3",)
+    with plain(out) as progress:
+        for ready in (0, 1, 2):
+            progress.show(Counts(notes=notes, groups=loaded(ready)))
+    first, second, *rest = out.getvalue().splitlines()
+    assert (first, rest) == (f"note: {notes[0]}", [])
+    assert second.startswith("loading: 0 of 3 groups")
+
+
 def test_several_groups_of_a_stage_are_counted(clock: Clock) -> None:
     progress = plain(io.StringIO())
     progress.show(Counts(groups=(Groups("prompts", 1, 1), Groups("inversion", 5, 8))))

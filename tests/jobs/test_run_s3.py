@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import fsspec
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from cluster.results.ledger import read_parts
+from pipeline.model.checkpoint import open_checkpoint
 from pipeline.storage import Folder
 from tests.jobs.test_run import SMALL, a_video, frames_of
 from tests.s3_server import s3_server
@@ -30,11 +32,14 @@ def retake(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 def test_a_job_runs_with_everything_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with s3_server() as access:
+    log = tmp_path / "requests"
+    monkeypatch.setenv("RETAKE_CACHE", str(tmp_path / "cache"))
+    with s3_server(log) as access:
         for name, value in access.items():
             monkeypatch.setenv(name, value)
         fs = fsspec.filesystem("s3")
         fs.mkdir("bucket")
+        fs.put(f"{open_checkpoint('embedded').path}/", "bucket/model/", recursive=True)
         for name in ("a.mp4", "b c.mp4"):
             a_video(tmp_path / name)
             fs.put_file(str(tmp_path / name), f"bucket/clips/{name}")
@@ -46,11 +51,20 @@ def test_a_job_runs_with_everything_on_s3(tmp_path: Path, monkeypatch: pytest.Mo
         job = tmp_path / "job.yaml"
         job.write_text(
             yaml.safe_dump(
-                {**SMALL, "manifest": "s3://bucket/m.parquet", "output": "s3://bucket/out"}
+                {
+                    **SMALL,
+                    "manifest": "s3://bucket/m.parquet",
+                    "output": "s3://bucket/out",
+                    "checkpoint": "s3://bucket/model",
+                }
             )
         )
         ran = retake("run", str(job), "--set", "reconstruction.guidance_scale=2", **access)
         assert ran.returncode == 0, ran.stdout + ran.stderr
+        gets = [line.split() for line in log.read_text().splitlines() if line.startswith("GET")]
+        model = Counter(line[1] for line in gets if "/model/" in line[1] and len(line) == 2)
+        assert len([name for name in model if name.endswith(".safetensors")]) == 3
+        assert set(model.values()) == {1}, "the driver and all ranks fetch a file once"
         output = Folder("s3://bucket/out")
         rows = [row for _, table in read_parts(output) for row in table.to_pylist()]
         assert [row["status"] for row in rows] == ["ok", "ok"]

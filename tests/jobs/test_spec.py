@@ -157,6 +157,15 @@ def test_values_that_would_quietly_do_nothing_are_refused(
     assert complaint in problems({**MINIMAL, section: values})
 
 
+@pytest.mark.parametrize("name", ["inversion_deadline_s", "reconstruction_deadline_s"])
+def test_the_deadlines_of_earlier_versions_are_refused_with_what_takes_their_place(
+    name: str,
+) -> None:
+    complaint = problems({**MINIMAL, "cluster": {name: 3600}})
+    assert f"cluster.{name}: there is no such key; `cluster.stall_deadline_s` takes" in complaint
+    assert "did you mean" not in complaint
+
+
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [

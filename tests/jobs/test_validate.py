@@ -153,17 +153,18 @@ def test_groups_that_this_machine_has_no_gpus_for_are_found(
     for number in range(there):
         (tmp_path / f"gpus/{number}").mkdir(parents=True)
     patterns = (f"{tmp_path}/none/*", f"{tmp_path}/gpus/*")
-    monkeypatch.setattr("cluster.placement.NVIDIA_GPUS", patterns)
-    monkeypatch.setattr("cluster.placement.OTHER_GPUS", (f"{tmp_path}/other",))
+    monkeypatch.setattr("cluster.layout.placement.NVIDIA_GPUS", patterns)
+    monkeypatch.setattr("cluster.layout.placement.OTHER_GPUS", (f"{tmp_path}/other",))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    cluster = {"device": device, "reconstruction": {"groups": 3}}
+    cluster = {"device": device, "reconstruction": {"groups": 4}}
     job = a_job(tmp_path, [a_row("a.mp4")], cluster=cluster)
     status, text = validate(job)
     assert status == (0 if enough else 1), text
-    assert ("need 4 GPUs (inversion 1 x 1, reconstruction 3 x 1" in text) is not enough
+    refusal = "need 4 GPUs (editing 4 groups of 1)" if there else "this machine has no GPU that Ray"
+    assert (refusal in text) is not enough
     (tmp_path / "other").touch()  # GPUs that nothing here can count
     assert validate(job)[0] == 0
     (tmp_path / "other").unlink()

@@ -84,7 +84,7 @@ ROOMS = (
     Room("pipeline/trajectories/writer.py", TRAJECTORY, 10),
     Room("pipeline/trajectories/index.py", TRAJECTORY, 18),
     Room("cluster/ranks/editing.py", KEYS, 8, ("trajectory_key", "seed")),
-    Room("pipeline/model/checkpoint.py", NAMES, 14, ("_fingerprint", "_samples")),
+    Room("pipeline/model/folder/fingerprint.py", NAMES, 14, ("fingerprint", "samples")),
     Room("pipeline/model/folder/weights.py", WEIGHTS, 20),
     Room("pipeline/model/folder/vocabulary.py", VOCABULARY, 14),
 )

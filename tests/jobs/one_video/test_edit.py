@@ -1,6 +1,7 @@
 """`retake edit`: one video edited as a job would, in one process and without Ray."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from cluster.ranks.channel import whole
 from cluster.ranks.edit_video import edit_video
 from cluster.ranks.editing import RankEditor, prompt_store
 from cluster.ranks.invert_video import invert_video
@@ -64,7 +66,7 @@ def job_of(folder: Path, checkpoint: Path, **reconstruction: object) -> dict[str
         embedding = encode_prompt(tokenizer, encoder, prompt, info.text_tokens)
         prompt_store(settings, info).write(prompt, embedding)
     rank = RankEditor.load(settings, torch.device("cpu"))
-    made = edit_video(rank, video, invert_video(rank, video))
+    made = whole(edit_video(rank, video, invert_video(rank, video)), rank.overlap.begun())
     files = [folder / "out" / str(result.output) for result in made]
     return {e["prompt"]: file.read_bytes() for e, file in zip(edits, files, strict=True)}
 
@@ -262,6 +264,15 @@ def test_a_checkpoint_or_a_device_that_cannot_be_had_is_a_message(
     ):
         status, _, err = edit("x", *options)
         assert (status, complaint in err, "Traceback" in err) == (1, True, False), err
+
+
+def test_memory_that_is_too_small_is_a_message(
+    edit: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.model.memory.DeviceMemory.free", lambda _: 0)
+    status, _, err = edit("a red fox")
+    assert status == 1
+    assert re.search("error: .*: the weights take 0.0 GB, and 0.0 GB of .* are free on cpu", err)
 
 
 def test_options_have_the_values_that_settings_have() -> None:

@@ -1,4 +1,4 @@
-"""What makes a mistake, and gives the message that it gets; the mistakes are in `mistakes.py`."""
+"""What makes a mistake, and gives the message that it gets; the mistakes stand beside it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Mistakes that people make, by heading of docs/messages.md: what was done, and how to do it here.
 
-`python -m tests.docs.mistakes` prints the messages, whole, as the rows of that page's tables.
+`python -m tests.docs.mistakes.page` prints the messages, whole, as the rows of that page's tables.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
-from tests.docs.mistakes_in_python import IN_PYTHON
-from tests.docs.provoked import (
+from tests.docs.mistakes.in_python import IN_PYTHON
+from tests.docs.mistakes.on_a_cluster import PLACEMENT, PREFLIGHT
+from tests.docs.mistakes.on_a_node import FETCHING, MEMORY, RUNNING
+from tests.docs.mistakes.provoke import (
     EDITS,
     JOB,
     Mistakes,
@@ -144,6 +146,13 @@ MISTAKES: dict[str, Mistakes] = {
             "cluster: {gpus: 4}",
             "cluster: {address: auto}",
             "cluster: {device: cuda}",
+            "cluster: {inversion_deadline_s: 900}",
+            "cluster: {stall_deadline_s: 0}",
+            "cluster: {layout: both}",
+            "cluster: {layout: shared, inversion: {groups: 1}}",
+            "cluster: {layout: shared, inversion: {gpus: 2}}",
+            "cluster: {reconstruction: {groups: 0}}",
+            "cluster: {prompts: {gpus: 2}}",
             "precision: fp8",
             "seed: -1",
             "seed: 1e99",
@@ -351,6 +360,11 @@ MISTAKES: dict[str, Mistakes] = {
         "edit horse.mp4 'a zebra' --keep-trajectory stored",
     ),
     "Python": IN_PYTHON,
+    "GPUs and groups": PLACEMENT,
+    "Nodes of a cluster": PREFLIGHT,
+    "Checkpoints on their way to a node": FETCHING,
+    "Memory": MEMORY,
+    "While a job runs": RUNNING,
 }
 
 

@@ -10,7 +10,7 @@ from pipeline import Editor
 from pipeline.records import EditSpec
 from pipeline.settings import Inversion, Reconstruction, VideoSettings
 from pipeline.trajectories.trajectory import Trajectory
-from tests.docs.provoked import Mistakes, altered, clip, no_index, python, stored
+from tests.docs.mistakes.provoke import Mistakes, altered, clip, no_index, python, stored
 
 IN_PYTHON: Mistakes = {
     f"`{what}`": lambda call=call: python(call)
