@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -26,7 +26,8 @@ class Overlap:
         self._reader = ThreadPoolExecutor(1, "reads ahead")
         self._finisher = ThreadPoolExecutor(1, "beside")
         self._room = threading.Semaphore(BESIDE_AT_ONCE)
-        self._ahead: defaultdict[Hashable, deque[Future[Any]]] = defaultdict(deque)
+        self._lock = threading.Lock()
+        self._ahead: deque[tuple[Hashable, Future[Any]]] = deque()
         self._begun: list[Future[Any]] = []
 
     def read_ahead(
@@ -45,12 +46,19 @@ class Overlap:
             with at_work or nullcontext():
                 return read()
 
-        self._ahead[key].append(self._reader.submit(work))
+        with self._lock:  # this is called by the thread that hears the owner
+            self._ahead.append((key, self._reader.submit(work)))
 
     def read(self, key: Hashable, read: Callable[[], T]) -> T:
         """What was read ahead, or is read now. Raises what reading raises."""
-        ahead: deque[Future[T]] = self._ahead[key]
-        return ahead.popleft().result() if ahead else read()
+        with self._lock:
+            ahead = next((one for one in self._ahead if one[0] == key), None)
+            if ahead is not None:
+                self._ahead.remove(ahead)
+        if ahead is None:
+            return read()
+        future: Future[T] = ahead[1]
+        return future.result()
 
     def beside(self, work: Callable[[], T]) -> Future[T]:
         """Do something that needs no accelerator and no other rank beside the next work.
