@@ -19,7 +19,7 @@ from cluster.layout.placement import Node, Placement, place
 from cluster.layout.work import Amount
 from cluster.ranks.channel import Beside, whole
 from cluster.ranks.failures import GroupCannotStart, failure
-from cluster.ranks.messages import Answer, Start, parse_answer, parse_request, to_line
+from cluster.ranks.messages import Answer, Start, parse_report, parse_request, to_line
 from cluster.ranks.process import plain, prepare, values_of
 
 Blocks = Callable[[], Iterator[pa.Table]]
@@ -152,4 +152,6 @@ class Group:
             answer = Answer(result=plain(whole(result, self.handle.get(Beside, list)())))
         except Exception as error:
             answer = failure(error)
-        return [parse_answer(to_line(answer))]
+        report = parse_report(to_line(answer))
+        assert isinstance(report, Answer)
+        return [report]

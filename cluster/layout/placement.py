@@ -111,11 +111,16 @@ def check_machine(job: Job, amount: Amount | None = None) -> Placement | None:
 
 def visible_gpus() -> int:
     """The NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES leaves, as Ray counts them."""
-    there = max(len(glob.glob(pattern)) for pattern in NVIDIA_GPUS)
+    there = node_gpus()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return there
     return min(there, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+
+
+def node_gpus() -> int:
+    """The NVIDIA GPUs of this machine, also those that this process may not use."""
+    return max(len(glob.glob(pattern)) for pattern in NVIDIA_GPUS)
 
 
 def place(job: Job, nodes: Sequence[Node], amount: Amount | None = None) -> Placement:

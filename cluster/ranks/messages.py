@@ -131,10 +131,6 @@ def parse_request(line: bytes) -> Request:
     return from_dict(InvertVideo, values)
 
 
-def parse_answer(line: bytes) -> Answer:
-    return from_dict(Answer, json.loads(line))
-
-
 def parse_report(line: bytes) -> Answer | Progress:
     """What a rank sends."""
     values = json.loads(line)

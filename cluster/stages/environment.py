@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from pathlib import Path
 
-from cluster.layout.placement import NVIDIA_GPUS
+from cluster.layout.placement import node_gpus
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 """What torch reads of its allocator's settings: the first, else one of its older names."""
@@ -30,11 +29,6 @@ def rank_environment(device: str, threads: int) -> dict[str, str]:
     if device == "gpu" and not any(name in os.environ for name in ALLOCATOR):
         variables[ALLOCATOR[0]] = "expandable_segments:True"
     return variables
-
-
-def node_gpus() -> int:
-    """The NVIDIA GPUs of this machine, also those that this process may not use."""
-    return max(len(glob.glob(pattern)) for pattern in NVIDIA_GPUS)
 
 
 def cores(cgroups: Path | None = None) -> int:

@@ -19,7 +19,7 @@ def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     for number in range(4):
         (tmp_path / f"nvidia{number}").touch()
-    monkeypatch.setattr(environment, "NVIDIA_GPUS", (str(tmp_path / "nvidia[0-9]*"),))
+    monkeypatch.setattr("cluster.layout.placement.NVIDIA_GPUS", (str(tmp_path / "nvidia[0-9]*"),))
     monkeypatch.setattr(environment, "CGROUPS", tmp_path / "none")
     return tmp_path
 

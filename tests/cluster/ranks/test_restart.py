@@ -20,7 +20,7 @@ from cluster.ranks.messages import (
     EditVideo,
     Start,
     joined,
-    parse_answer,
+    parse_report,
     split_number,
     to_line,
 )
@@ -203,7 +203,8 @@ def test_a_request_that_failed_holds_nothing_when_the_next_begins(
             process.serve(lambda *_: {Command: fail}, lambda line: line)
         assert held[0]() is None
         answers = (split_number(line)[1] for line in lines)  # progress is reported between them
-        answer = parse_answer(next(line for line in answers if b"KeyError" in line))
+        answer = parse_report(next(line for line in answers if b"KeyError" in line))
+    assert isinstance(answer, Answer)
     assert answer.error_code == ErrorCode.INTERNAL
     assert answer.seconds > 0
 
