@@ -208,7 +208,7 @@ def test_every_module_of_pipeline_is_in_a_room() -> None:
     assert not lost, f"put them into one of the rooms {sorted(ROOMS)}: {lost}"
 
 
-@pytest.mark.parametrize("room", [room or "pipeline itself" for room in ROOMS])
+@pytest.mark.parametrize("room", sorted(room or "pipeline itself" for room in ROOMS))
 def test_a_room_of_pipeline_imports_only_the_rooms_below_it(room: str) -> None:
     room = room if room in ROOMS else ""
     wrong = [

@@ -170,7 +170,7 @@ TEXT = 'video;prompt\na.mp4;"one, ü\nand two"\n'
         TEXT.encode("utf-8-sig"),
         TEXT.encode("utf-16"),
         b"\xfe\xff" + TEXT.encode("utf-16-be"),
-        gzip.compress(TEXT.encode()),
+        gzip.compress(TEXT.encode(), mtime=0),
         f"sep=;\n{TEXT}".encode(),
         TEXT.replace(";", "\t").encode(),
         TEXT.replace("video;prompt", '"video";"prompt"').encode(),
