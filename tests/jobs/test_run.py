@@ -38,9 +38,9 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """One local cluster for all jobs of the session."""
+    """One local cluster for all jobs of the module."""
     from cluster import quiet  # noqa: F401
     import ray  # isort: skip
 
