@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pipeline.redaction import redacted
+
 
 class ErrorCode(StrEnum):
     """Why a row has no edit. The value is what stands in the results' `error_code`."""
@@ -29,12 +31,20 @@ class ErrorCode(StrEnum):
     VIDEO_TRUNCATED = "video_truncated"
     NO_VIDEO_STREAM = "no_video_stream"
     VIDEO_TOO_SHORT = "video_too_short"
+    VIDEO_TOO_LARGE = "video_too_large"
     # the work
     NOT_FINITE = "not_finite"
     OUT_OF_MEMORY = "out_of_memory"
     DEADLINE = "deadline"
     RANK_DIED = "rank_died"
+    # the storage
+    STORAGE_DENIED = "storage_denied"
+    STORAGE_UNREACHABLE = "storage_unreachable"
+    STORAGE_BUSY = "storage_busy"
+    DISK_FULL = "disk_full"
+    EDIT_LOST = "edit_lost"
     STORAGE = "storage"
+    # this package
     INTERNAL = "internal"
 
 
@@ -43,12 +53,13 @@ class RowError(Exception):
 
     Args:
         code: which of the closed set of reasons it is.
-        message: names the value, what was expected, and the way out.
+        message: names the value, what was expected, and the way out; secrets are taken out of it.
         needs_restart: the other ranks of the group wait in an exchange for the one that raised
             this: none of them can take another request.
     """
 
     def __init__(self, code: ErrorCode, message: str, needs_restart: bool = False) -> None:
+        message = redacted(message)
         super().__init__(message)
         self.code = code
         self.message = message
@@ -68,14 +79,35 @@ class UnsupportedCheckpoint(ValueError):
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a location cannot be read, in a person's words.
+    """Why a location cannot be read or written, in a person's words.
 
     Args:
         text: goes on after the location: "<location>: <text>".
+        temporary: whether the same may go well a little later: the storage is busy, say.
     """
 
     code: ErrorCode
     text: str
+    temporary: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", redacted(self.text))
+
+
+class StorageFailed(OSError):
+    """A file could not be read or written, and not because it is missing.
+
+    Args:
+        location: the path or URI of the file or folder.
+    """
+
+    def __init__(self, location: str, trouble: Trouble) -> None:
+        super().__init__(f"{redacted(location)}: {trouble.text}")
+        self.location = location
+        self.trouble = trouble
+
+    def __reduce__(self) -> tuple[type[StorageFailed], tuple[str, Trouble]]:
+        return type(self), (self.location, self.trouble)
 
 
 def causes_of(error: BaseException) -> list[BaseException]:
@@ -93,7 +125,10 @@ def http_status(error: BaseException) -> int | None:
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):
         answer = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    for value in (answer, getattr(error, "status", None), getattr(error, "code", None)):
+    elif answer is not None:  # of requests
+        answer = getattr(answer, "status_code", answer)
+    found = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+    for value in (answer, *found):
         if str(value).isdigit() and 400 <= int(str(value)) < 600:
             return int(str(value))
     return None

@@ -12,6 +12,8 @@ from hypothesis import settings
 # thread is fastest, and OpenMP's threads spin for each other's cores when there are more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A storage that fails is tried once: tests of patience say how long.
+os.environ.setdefault("RETAKE_STORAGE_PATIENCE_S", "0")
 
 from tests.small_models import FAMILIES, write_checkpoint
 

@@ -228,7 +228,7 @@ def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_file_that_may_not_be_read_is_no_missing_one(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").touch(mode=0)
     code, text = trouble(f"{tmp_path}/a.mp4")
-    assert code == ErrorCode.STORAGE
+    assert code == ErrorCode.STORAGE_DENIED
     assert "may not be read" in text
 
 
@@ -266,9 +266,9 @@ def test_each_failure_of_a_web_server_has_its_own_reason(web: str) -> None:
     for name, code, expected in [
         ("404", ErrorCode.VIDEO_NOT_FOUND, "there is no such file"),
         ("410", ErrorCode.VIDEO_NOT_FOUND, "there is no such file"),
-        ("401", ErrorCode.STORAGE, "may not be read (HTTP 401); check the credentials"),
-        ("403", ErrorCode.STORAGE, "may not be read (HTTP 403); check the credentials"),
-        ("500", ErrorCode.STORAGE, "the server answered HTTP 500"),
+        ("401", ErrorCode.STORAGE_DENIED, "may not be read (HTTP 401); check the credentials"),
+        ("403", ErrorCode.STORAGE_DENIED, "may not be read (HTTP 403); check the credentials"),
+        ("500", ErrorCode.STORAGE_BUSY, "the server answered HTTP 500"),
         ("page", ErrorCode.VIDEO_UNREADABLE, "is a web page"),
     ]:
         found, text = trouble(f"{web}/{name}")
@@ -282,10 +282,10 @@ def test_a_host_that_cannot_be_reached_is_named(web: str) -> None:
         host = f"127.0.0.1:{free.getsockname()[1]}"
         for uri in (f"http://{host}/a.mp4", f"zip://a.mp4::http://{host}/c.zip"):
             code, text = trouble(uri)
-            assert code == ErrorCode.STORAGE
+            assert code == ErrorCode.STORAGE_UNREACHABLE
             assert f"{host} cannot be reached" in text
     code, text = trouble("http://no-such-host.invalid/a.mp4")
-    assert code == ErrorCode.STORAGE
+    assert code == ErrorCode.STORAGE_UNREACHABLE
     assert "no-such-host.invalid cannot be reached" in text
 
 
@@ -325,7 +325,7 @@ def test_each_failure_of_s3_has_its_own_reason(monkeypatch: pytest.MonkeyPatch) 
             monkeypatch.delenv(name)
         S3FileSystem.clear_instance_cache()
         code, text = trouble("s3://clips/d/a.mp4")
-        assert code == ErrorCode.STORAGE
+        assert code == ErrorCode.STORAGE_DENIED
         assert "may not be read: no credentials" in text
     S3FileSystem.clear_instance_cache()
 
@@ -333,8 +333,8 @@ def test_each_failure_of_s3_has_its_own_reason(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("error", "code", "expected"),
     [
-        (PermissionError("Access Denied"), ErrorCode.STORAGE, "may not be read (Access Denied)"),
-        (TimeoutError(), ErrorCode.STORAGE, "cannot be reached: TimeoutError"),
+        (PermissionError("Access"), ErrorCode.STORAGE_DENIED, "may not be read (Access)"),
+        (TimeoutError(), ErrorCode.STORAGE_BUSY, "gives no answer in time: TimeoutError"),
         (OSError("disk"), ErrorCode.STORAGE, "cannot be read: OSError: disk"),
     ],
 )
@@ -356,7 +356,7 @@ def test_a_failure_of_any_storage_is_one_of_the_row(monkeypatch: pytest.MonkeyPa
     class NoCredentials(Exception):
         pass
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise NoCredentials("no keys")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)

@@ -1,0 +1,202 @@
+"""A folder at a path or at any fsspec URI, whose files are there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import mimetypes
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, BinaryIO, TypeVar, cast
+
+from pipeline.storage.files import PatientFile
+from pipeline.storage.patience import patiently
+from pipeline.storage.systems import protocols, split
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder, local or in object storage. Names are relative to it, with `/` between parts.
+
+    A file appears whole or not at all: object stores work so, and on a file system it is written
+    beside its place and renamed.
+
+    Temporary troubles of the storage are waited out. What fails still is a StorageFailed, an
+    OSError that names the file, with its code; that a file is missing stays a FileNotFoundError.
+
+    Args:
+        uri: a local path or any URI that fsspec knows (`s3://`, `gs://`, `memory://`).
+    """
+
+    uri: str
+
+    @cached_property
+    def _fs_and_root(self) -> tuple[Any, str]:
+        fs, root = split(self.uri)
+        return fs, root.rstrip("/")
+
+    @property
+    def fs(self) -> Any:
+        return self._fs_and_root[0]
+
+    @property
+    def is_local(self) -> bool:
+        return "file" in protocols(self.fs)
+
+    def path(self, name: str = "") -> str:
+        """The path of a name as `fs` wants it.
+
+        Raises:
+            ValueError: the name leads out of the folder. Names come from manifests and from files
+                that somebody may have altered; none is followed to another place.
+        """
+        if name.startswith("/") or ".." in name.replace("\\", "/").split("/") or "\0" in name:
+            raise ValueError(f"the name {name!r} leads out of {self.uri}")
+        root = self._fs_and_root[1]
+        return f"{root}/{name}" if name else root
+
+    def full_uri(self, name: str) -> str:
+        """What a person or another program opens: an absolute path, or a URI."""
+        return (
+            str(self.fs.unstrip_protocol(self.path(name))) if not self.is_local else self.path(name)
+        )
+
+    def child(self, name: str) -> Folder:
+        return Folder(f"{self.uri.rstrip('/')}/{name}")
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file or a folder.
+
+        Raises:
+            StorageFailed: nobody can tell.
+        """
+        try:
+            self._patiently(lambda: self.fs.info(self.path(name)), name)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def read(self, name: str) -> bytes:
+        return cast(bytes, self._patiently(lambda: self.fs.cat_file(self.path(name)), name))
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """The bytes start <= i < end of a file."""
+        path = self.path(name)
+        found = self._patiently(lambda: self.fs.cat_file(path, start=start, end=end), name)
+        return cast(bytes, found)
+
+    def size(self, name: str) -> int:
+        return int(self._patiently(lambda: self.fs.info(self.path(name))["size"], name))
+
+    def open(self, name: str) -> BinaryIO:
+        file = self._patiently(lambda: self.fs.open(self.path(name), "rb"), name)
+        return cast(BinaryIO, PatientFile(file, self.full_uri(name)))
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self.path(name)
+        if self.is_local:
+            self._patiently(lambda: _write_whole(path, data), name, "written")
+        else:
+            kind = _content_type(self.fs, name)
+            self._patiently(lambda: self.fs.pipe_file(path, data, **kind), name, "written")
+
+    def list(self, name: str = "", *, scratch: bool = False) -> list[str]:
+        """The names of all files below a name, in order; empty where there is nothing.
+
+        Args:
+            scratch: only those that a killed process left half written, which do not count else.
+        """
+        root = self.path(name)
+        self.fs.invalidate_cache()
+        find = (lambda: _find(root)) if self.is_local else lambda: self.fs.find(root)
+        try:
+            found = self._patiently(find, name)
+        except FileNotFoundError:
+            return []
+        base = self.path().lstrip("/")
+        names = sorted(str(path).lstrip("/")[len(base) + 1 :] for path in found)
+        return [n for n in names if n and n.rsplit("/", 1)[-1].startswith(".") == scratch]
+
+    def remove_folder(self, name: str) -> None:
+        """Remove all files below a name; that there are none is no error."""
+        for file in self.list(name):
+            self.remove(file)
+        if self.is_local:
+            shutil.rmtree(self.path(name), ignore_errors=True)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; that it is gone already is no error."""
+        with suppress(FileNotFoundError):
+            self._patiently(lambda: self.fs.rm_file(self.path(name)), name, "removed")
+
+    def _patiently(self, action: Callable[[], T], name: str, doing: str = "read") -> T:
+        return patiently(action, self.full_uri(name), doing)
+
+
+def write_file(uri: str, data: bytes) -> None:
+    """Write a file at a path or URI; it appears whole or not at all."""
+    fs, path = split(uri)
+    if "file" in protocols(fs):
+        folder, _, name = path.rpartition("/")
+        Folder(folder or "/").write(name, data)
+    else:
+        patiently(lambda: fs.pipe_file(path, data), uri, "written")
+
+
+def _write_whole(path: str, data: bytes) -> None:
+    """Write a local file beside its place, and rename it."""
+    folder, _, name = path.rpartition("/")
+    try:
+        os.makedirs(folder or "/", exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "is a file", error.filename) from None
+    scratch = f"{folder}/.{name[:80]}.{uuid.uuid4().hex[:8]}"
+    try:
+        with open(scratch, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        if os.path.exists(scratch):
+            os.unlink(scratch)
+        raise
+
+
+def _find(root: str) -> list[str]:
+    """The files below a local path.
+
+    Raises:
+        OSError: a folder cannot be looked into. fsspec would take it for empty, and what is done
+            would be done again.
+    """
+
+    if os.path.isfile(root):
+        return [root]
+    found: list[str] = []
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    (folders if entry.is_dir() else found).append(f"{folder}/{entry.name}")
+        except (FileNotFoundError, NotADirectoryError):  # removed meanwhile
+            continue
+    return found
+
+
+def _content_type(fs: Any, name: str) -> dict[str, str]:
+    """The option that says a file's type, without which a browser saves what it should show."""
+    kind = mimetypes.guess_type(name)[0]
+    options = {"s3": "ContentType", "gs": "content_type"}
+    option = next((options[known] for known in protocols(fs) if known in options), None)
+    if option is None or kind is None:
+        return {}
+    return {option: f"{kind}; charset=utf-8" if kind.startswith("text/") else kind}
