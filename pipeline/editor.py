@@ -42,7 +42,7 @@ from pipeline.model.transformer import VelocityModel
 from pipeline.model.vae import Codec, to_uint8
 from pipeline.plan import denoising_steps, edit_prompts, start_latents, texts_of
 from pipeline.records import EditSpec, derived_seed
-from pipeline.settings import Inversion, Reconstruction, VideoSettings
+from pipeline.settings import Inversion, Limits, Reconstruction, VideoSettings
 from pipeline.trajectories.trajectory import Trajectory
 
 StepCallback = Callable[["Editor", int, int, dict[str, Tensor]], dict[str, Tensor] | None]
@@ -142,6 +142,7 @@ class Editor:
         start_frame: int = 0,
         num_frames: int | None = None,
         fps: float | None = None,
+        limits: Limits | None = None,
     ) -> Clip:
         """The clip of a video file, as the checkpoint takes it.
 
@@ -149,9 +150,10 @@ class Editor:
             location: a path or any fsspec URI.
             start_frame: frames of the source to leave out.
             num_frames, fps: at most so many frames; frames a second. Over what `settings` say.
+            limits: what the file may take before it is refused.
 
         Raises:
-            RowError: the file is not there, no video, cut off, or too short.
+            RowError: the file is not there, no video, cut off, too short, or too large.
             ValueError: the model cannot take the size that `settings` ask for.
         """
         return inputs.read_video(
@@ -161,6 +163,7 @@ class Editor:
             start_frame=start_frame,
             num_frames=num_frames,
             fps=fps,
+            limits=limits,
         )
 
     def write(self, path: str | Path, frames: Tensor | np.ndarray, *, fps: float) -> None:

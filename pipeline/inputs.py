@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import IO, Annotated, Any, BinaryIO, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pipeline.algorithm.schedule import Schedule
 from pipeline.dtypes import DTYPES
+from pipeline.media.apart import read_clip_apart
 from pipeline.media.counts import FrameRule
-from pipeline.media.decoding import Clip, read_clip
+from pipeline.media.decoding import Clip
 from pipeline.model.checkpoint import CheckpointInfo
 from pipeline.model.sizes import clip_size
 from pipeline.plan import highest_stored
@@ -27,6 +28,7 @@ from pipeline.settings import (
     NOT_THERE,
     EditingSettings,
     Inversion,
+    Limits,
     Reconstruction,
     VideoSettings,
     places,
@@ -181,17 +183,20 @@ def read_video(
     start_frame: int = 0,
     num_frames: int | None = None,
     fps: float | None = None,
+    limits: Limits | None = None,
     on_read: Callable[[], None] = lambda: None,
 ) -> Clip:
     """The clip of a video file, as a checkpoint takes it. Arguments and errors: `Editor.read`.
 
     Args:
+        limits: what the file may take; the default ones by default.
         on_read: called as the file is read, which may take long.
     """
-    size = clip_size(settings, info)
-    with local_copy(location, on_read) as (file, content):
-        clip = read_clip(
-            cast(BinaryIO, _Heard(file, on_read)),
+    size, limits = clip_size(settings, info), limits or Limits()
+    with local_copy(location, on_read, int(limits.file_gb * 1e9)) as (file, content):
+        clip = read_clip_apart(
+            file,
+            on_read,
             name=location,
             height=size.height,
             width=size.width,
@@ -200,22 +205,9 @@ def read_video(
             start_frame=start_frame,
             fps=settings.fps if fps is None else fps,
             fit=settings.fit,
+            limits=limits,
         )
     return replace(clip, content=content)
-
-
-class _Heard:
-    """A file that says when it is read."""
-
-    def __init__(self, file: IO[bytes], on_read: Callable[[], None]) -> None:
-        self._file, self._on_read = file, on_read
-
-    def read(self, size: int = -1) -> bytes:
-        self._on_read()
-        return self._file.read(size)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
 
 
 def check_frames(frames: Tensor, info: CheckpointInfo) -> None:

@@ -16,6 +16,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from pipeline.errors import ErrorCode
+from pipeline.redaction import redacted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -183,10 +184,11 @@ class EditResult:
 
     Args:
         video_id, edit_id: name the edit.
-        video, prompt, source_prompt: as the manifest has them.
+        video, prompt, source_prompt: as the manifest has them; a secret in `video` is `***`.
         status: `ok`, `failed`, or `quarantined` (the video killed or hung its group on every try).
         error_code, error: why it failed; None where it did not.
         output: the edited video, relative to the output folder.
+        size_bytes: of the edited video's file; a run that finds another size makes the edit again.
         source: the source as the model saw it, relative to the output folder.
         trajectory: the key of the trajectory.
         trajectory_damage: what was wrong with a stored trajectory that was made again.
@@ -213,6 +215,7 @@ class EditResult:
     error_code: ErrorCode | None = None
     error: str | None = None
     output: str | None = None
+    size_bytes: int | None = None
     source: str | None = None
     trajectory: str | None = None
     trajectory_damage: str | None = None
@@ -230,6 +233,10 @@ class EditResult:
     fingerprint: str | None = None
     run: str | None = None
     finished_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("video", "error", "trajectory_damage"):
+            object.__setattr__(self, name, redacted(getattr(self, name)))
 
 
 def derived_seed(*parts: Any) -> int:

@@ -175,6 +175,26 @@ class TrajectorySettings:
         check_fields(self)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a video may take. A file that asks for more costs its own edits, and not the node.
+
+    Args:
+        file_gb: GB of a video file; of a larger one nothing more is copied.
+        pixels: of one frame as it is stored.
+        frames: that are decoded of one file, those that are left out counted too.
+        memory_gb: GB of memory that decoding takes, which a process of its own does.
+    """
+
+    file_gb: Annotated[float, Gt(0), Le(1_000_000)] = 50.0
+    pixels: Annotated[int, Ge(256), Le(268_435_456)] = 67_108_864
+    frames: Annotated[int, Ge(5)] = 10_000_000
+    memory_gb: Annotated[float, Ge(0.2), Le(1_000_000)] = 4.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EditingSettings:
     """All that a process which does the model work must know; the same for every row of a job.
@@ -185,7 +205,7 @@ class EditingSettings:
             an fsspec URI of one, or a name on the Hugging Face Hub.
         precision: of the model; `auto` is fp32 on CPU, else what the checkpoint was trained in.
         seed: every random draw comes from it, the video's id and the edit's id.
-        video, inversion, reconstruction, trajectory: the sections of these settings.
+        video, inversion, reconstruction, trajectory, limits: the sections of these settings.
     """
 
     output: Annotated[str, MinLen(1)]
@@ -196,6 +216,7 @@ class EditingSettings:
     inversion: Inversion = Inversion()
     reconstruction: Reconstruction = Reconstruction()
     trajectory: TrajectorySettings = TrajectorySettings()
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
-import torch
+import numpy as np
 from av import VideoFrame
 from av.video.reformatter import VideoReformatter
 
@@ -36,8 +36,15 @@ from pipeline.media.frames import (
     resample,
 )
 from pipeline.media.source import VideoSource, open_source
+from pipeline.settings import Limits
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Clip", "Fit", "FrameRule", "read_clip"]
+
+
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,15 @@ class Clip:
     variant: str = ""
 
 
-def read_clip(
+def read_clip(file: BinaryIO, **request: Any) -> Clip:
+    """The clip of a video file, decoded in this process. Arguments and errors: `decode_clip`."""
+    import torch
+
+    pixels, about = decode_clip(file, **request)
+    return Clip(frames=torch.from_numpy(pixels), **about)
+
+
+def decode_clip(
     file: BinaryIO,
     *,
     name: str,
@@ -78,8 +93,11 @@ def read_clip(
     start_frame: int = 0,
     fps: float | None = None,
     fit: Fit = "crop",
-) -> Clip:
+    limits: Limits = DEFAULT_LIMITS,
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Reads the frames to edit from a video file, by the rules at the top of this module.
+
+    Imports no torch: a small process does it, see `apart.py`.
 
     Args:
         file: seekable, open for reading. Not closed.
@@ -91,15 +109,19 @@ def read_clip(
         start_frame: decoded frames of the source to leave out.
         fps: rate of the clip in frames a second; None keeps the source's frames.
         fit: `crop` fills the picture and cuts what stands over, `pad` keeps all and adds black.
+        limits: of a frame's pixels, and of the frames that are decoded.
+
+    Returns:
+        uint8 `[F, H, W, 3]`, RGB, and the other fields of a `Clip`, as plain values.
 
     Raises:
-        RowError: BAD_VALUE, VIDEO_EMPTY, VIDEO_UNREADABLE, NO_VIDEO_STREAM, VIDEO_TRUNCATED or
-            VIDEO_TOO_SHORT.
+        RowError: BAD_VALUE, VIDEO_EMPTY, VIDEO_UNREADABLE, NO_VIDEO_STREAM, VIDEO_TRUNCATED,
+            VIDEO_TOO_SHORT or VIDEO_TOO_LARGE.
         OSError: as `file` raises it.
     """
     wanted = _check_request(name, frames, rule, start_frame, fps)
-    pictures: list[torch.Tensor] = []
-    with open_source(file, name) as source:
+    pictures: list[np.ndarray] = []
+    with open_source(file, name, limits) as source:
         timed = source.decode(start_frame)
         chosen = (frame for *_, frame in timed) if fps is None else resample(timed, fps)
         scaler = VideoReformatter()
@@ -118,7 +140,7 @@ def read_clip(
         count = rule.largest_at_most(len(pictures))
         if count is None or shown is None:
             raise _too_short(source, len(pictures), rule, start_frame, fps)
-        return _clip(source, torch.stack(pictures[:count]), shown, fps)
+        return np.stack(pictures[:count]), _about(source, count, shown, fps)
 
 
 def _check_request(
@@ -137,19 +159,18 @@ def _check_request(
     raise RowError(ErrorCode.BAD_VALUE, f"{name}: {problem}")
 
 
-def _clip(source: VideoSource, frames: torch.Tensor, last: VideoFrame, fps: float | None) -> Clip:
-    """The clip of frames [F, H, W, 3], of which `last` is the last as it was decoded."""
-    own = source.fps(len(frames) if fps is None else None)
+def _about(source: VideoSource, count: int, last: VideoFrame, fps: float | None) -> dict[str, Any]:
+    """What a clip says of itself; `last` is its last frame as it was decoded."""
+    own = source.fps(count if fps is None else None)
     sideways = orientation(last)[0]
-    return Clip(
-        frames=frames,
-        fps=float(own if fps is None else fps),
-        source_fps=float(own),
-        source_frames=source.frame_count,
-        source_height=last.width if sideways else last.height,
-        source_width=last.height if sideways else last.width,
-        variant=source.variant(resampled=fps is not None),
-    )
+    return {
+        "fps": float(own if fps is None else fps),
+        "source_fps": float(own),
+        "source_frames": source.frame_count,
+        "source_height": last.width if sideways else last.height,
+        "source_width": last.height if sideways else last.width,
+        "variant": source.variant(resampled=fps is not None),
+    }
 
 
 def _too_short(
@@ -172,7 +193,7 @@ def _fit(
     width: int,
     fit: Fit,
     scaler: VideoReformatter,
-) -> torch.Tensor:
+) -> np.ndarray:
     try:
         return fit_frame(
             frame,
@@ -182,5 +203,7 @@ def _fit(
             pixel_aspect=source.pixel_aspect(frame),
             scaler=scaler,
         )
+    except MemoryError:
+        raise
     except (ValueError, av.FFmpegError) as error:
         raise RowError(ErrorCode.VIDEO_UNREADABLE, f"{source.name}: {error}") from error

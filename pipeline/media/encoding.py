@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import av
 import numpy as np
@@ -23,9 +25,13 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from pipeline.media.frames import EXACT
+from pipeline.storage import keeping
 
 if TYPE_CHECKING:
     import torch
+
+DESCRIPTORS = "/proc/self/fd"
+"""Where Linux shows a process the files that it has open, also those without a name."""
 
 
 def write_clip(file: BinaryIO, frames: torch.Tensor | NDArray[np.uint8], *, fps: float) -> None:
@@ -40,29 +46,46 @@ def write_clip(file: BinaryIO, frames: torch.Tensor | NDArray[np.uint8], *, fps:
 
     Raises:
         ValueError: frames or fps are none of the above.
+        RowError: the temporary file that it is made in cannot be written.
     """
     _check_frames(frames, fps)
     pixels = frames if isinstance(frames, np.ndarray) else frames.cpu().numpy()
     rate = Fraction(fps).limit_denominator(100_000)
     # The index can be moved to the front only in a file that FFmpeg may open a second time.
-    with tempfile.NamedTemporaryFile(suffix=".mp4") as scratch:
-        options = {"movflags": "+faststart", "fflags": "+bitexact"}
-        with av.open(scratch.name, "w", format="mp4", options=options) as container:
-            stream = _add_stream(container, rate, *pixels.shape[1:3])
-            scaler = VideoReformatter()
-            for index, picture in enumerate(pixels):
-                frame = scaler.reformat(
-                    VideoFrame.from_ndarray(picture, format="rgb24"),
-                    format="yuv420p",
-                    dst_colorspace=Colorspace.ITU709,
-                    dst_color_range=ColorRange.MPEG,
-                    interpolation=Interpolation.BICUBIC | EXACT,
-                    threads=1,
-                )
-                frame.pts, frame.time_base = index, 1 / rate
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        shutil.copyfileobj(scratch, file)
+    with keeping("an edit"), _scratch() as (scratch, path):
+        _encode(path, pixels, rate)
+        data = scratch.read()
+    file.write(data)
+
+
+@contextmanager
+def _scratch() -> Iterator[tuple[BinaryIO, str]]:
+    """A temporary file, and a path that opens it again. A killed process leaves no file behind."""
+    if os.path.isdir(DESCRIPTORS):
+        with tempfile.TemporaryFile() as file:
+            yield cast(BinaryIO, file), f"{DESCRIPTORS}/{file.fileno()}"
+    else:
+        with tempfile.NamedTemporaryFile(suffix=".mp4") as named:
+            yield cast(BinaryIO, named), named.name
+
+
+def _encode(path: str, pixels: NDArray[np.uint8], rate: Fraction) -> None:
+    options = {"movflags": "+faststart", "fflags": "+bitexact"}
+    with av.open(path, "w", format="mp4", options=options) as container:
+        stream = _add_stream(container, rate, *pixels.shape[1:3])
+        scaler = VideoReformatter()
+        for index, picture in enumerate(pixels):
+            frame = scaler.reformat(
+                VideoFrame.from_ndarray(picture, format="rgb24"),
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.BICUBIC | EXACT,
+                threads=1,
+            )
+            frame.pts, frame.time_base = index, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
 
 
 def _check_frames(frames: torch.Tensor | NDArray[np.uint8], fps: float) -> None:

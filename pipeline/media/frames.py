@@ -12,14 +12,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 from av import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
-
-if TYPE_CHECKING:
-    import torch
 
 Fit = Literal["crop", "pad"]
 T = TypeVar("T")
@@ -74,7 +71,7 @@ def fit_frame(
     fit: Fit,
     pixel_aspect: Fraction,
     scaler: VideoReformatter,
-) -> torch.Tensor:
+) -> np.ndarray:
     """Turns a decoded frame upright and brings it to `height` by `width` without distortion.
 
     `crop` scales it to cover the target and keeps the middle; `pad` scales it to fit inside and
@@ -93,8 +90,6 @@ def fit_frame(
         ValueError: the frame is so thin that `crop` would keep next to nothing of it.
         av.FFmpegError: swscale cannot convert its pixel format.
     """
-    import torch
-
     transpose, flip_rows, flip_columns = orientation(frame)
     # Scaling comes first, on the stored picture, so that only the small picture is turned.
     box = (width, height) if transpose else (height, width)
@@ -117,7 +112,7 @@ def fit_frame(
     if transpose:
         pixels = pixels.swapaxes(0, 1)
     pixels = pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
-    return torch.from_numpy(np.ascontiguousarray(pixels))
+    return np.ascontiguousarray(pixels)
 
 
 def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:

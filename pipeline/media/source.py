@@ -26,6 +26,7 @@ from pipeline.errors import ErrorCode, RowError
 from pipeline.media.clock import FASTEST, Clock
 from pipeline.media.damage import is_cut_off, joined_at, named
 from pipeline.media.streams import PixelAspects, best_stream, is_cover
+from pipeline.settings import Limits
 
 # FFmpeg's demuxers that read nothing but the file itself. Left out are those that open what the
 # file names (hls, dash, concat, sdp, imf, ...) and still images. The second line is audio, so that
@@ -39,24 +40,28 @@ AVFMT_TS_DISCONT = 0x200  # FFmpeg's flag of formats whose clock may jump
 ANIMATED_IMAGES = {"gif", "apng"}
 SHORTEST_SHOWN, SHOWN_AS = Fraction(1, 50), Fraction(1, 10)
 """All browsers show a frame of an animated image that shall last less than 20 ms for 100 ms."""
-MAX_SOURCE_PIXELS = 8192 * 8192
+MAX_STREAMS = 100
+"""In one file. Each has tables of its own, so a small file of many takes much memory."""
 
 
 @contextmanager
-def open_source(file: BinaryIO, name: str) -> Iterator[VideoSource]:
+def open_source(file: BinaryIO, name: str, limits: Limits) -> Iterator[VideoSource]:
     """Opens the one video stream of a file, to be decoded within the `with` block.
 
     Args:
         file: seekable, open for reading. Not closed.
         name: what error messages call the file.
+        limits: of a frame's pixels, and of the frames that are decoded.
 
     Raises:
-        RowError: VIDEO_EMPTY, VIDEO_UNREADABLE, VIDEO_TRUNCATED or NO_VIDEO_STREAM; and while
-            decoding VIDEO_UNREADABLE or VIDEO_TRUNCATED.
+        RowError: VIDEO_EMPTY, VIDEO_UNREADABLE, VIDEO_TRUNCATED, NO_VIDEO_STREAM or
+            VIDEO_TOO_LARGE; and while decoding VIDEO_UNREADABLE, VIDEO_TRUNCATED or
+            VIDEO_TOO_LARGE.
         OSError: as `file` raises it.
     """
-    with _open_container(file, name) as container:
-        yield VideoSource(file, name, container, _video_stream(file, container, name))
+    with _open_container(file, name, limits) as container:
+        stream = _video_stream(file, container, name, limits)
+        yield VideoSource(file, name, container, stream, limits.frames)
 
 
 class VideoSource:
@@ -69,9 +74,14 @@ class VideoSource:
     """
 
     def __init__(
-        self, file: BinaryIO, name: str, container: InputContainer, stream: VideoStream
+        self,
+        file: BinaryIO,
+        name: str,
+        container: InputContainer,
+        stream: VideoStream,
+        most_frames: int,
     ) -> None:
-        self._file = file
+        self._file, self._most_frames = file, most_frames
         self._container = container
         self._stream = stream
         self._rates = _declared_rates(stream)
@@ -125,6 +135,12 @@ class VideoSource:
         """(start, duration, frame) from the frame `first` on, times in seconds."""
         for frame in self._frames():
             self.decoded += 1
+            if self.decoded > self._most_frames:
+                raise RowError(
+                    ErrorCode.VIDEO_TOO_LARGE,
+                    f"{self.name}: {self._most_frames} frames were decoded, and the edit needs "
+                    "more; lower start_frame, or set limits.frames higher",
+                )
             start, duration = self._clock.place(*self._declared_times(frame), key=frame.key_frame)
             if frame.pts is not None and start != frame.pts * (frame.time_base or 0):
                 self._moved = True
@@ -154,13 +170,15 @@ class VideoSource:
                     frames = self._aspects.decode(packet)
                 except av.FFmpegError as error:
                     # A recording may start between key frames; later an error is damage.
-                    if self.decoded:
+                    if self.decoded or isinstance(error, MemoryError):
                         raise
                     trouble = error.strerror
                     continue
                 if self.decoded and not self._is_whole(packet):
                     raise self._damaged("its data is incomplete")
                 yield from frames
+        except MemoryError:  # of FFmpeg too: it is no damage
+            raise
         except av.FFmpegError as error:
             raise self._damaged(error.strerror) from error
         if not self.decoded:
@@ -188,7 +206,7 @@ class VideoSource:
         )
 
 
-def _open_container(file: BinaryIO, name: str) -> InputContainer:
+def _open_container(file: BinaryIO, name: str, limits: Limits) -> InputContainer:
     if file.seek(0, io.SEEK_END) == 0:
         raise RowError(
             ErrorCode.VIDEO_EMPTY, f"{name}: the file has 0 bytes; expected a video: copy it again"
@@ -196,9 +214,21 @@ def _open_container(file: BinaryIO, name: str) -> InputContainer:
     file.seek(0)
     # Files come from anywhere: a demuxer that would follow a path or an address is never started,
     # and none of FFmpeg's protocols would answer it.
-    limits = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
+    of_container = {
+        "format_whitelist": CONTAINERS,
+        "protocol_whitelist": "none",
+        "max_streams": str(MAX_STREAMS),
+    }
     try:
-        return av.open(file, "r", container_options=limits, metadata_errors="ignore")
+        return av.open(
+            file,
+            "r",
+            options={"max_pixels": str(limits.pixels)},  # a frame is decoded to find out its kind
+            container_options=of_container,
+            metadata_errors="ignore",
+        )
+    except MemoryError:
+        raise
     except av.FFmpegError as error:
         file.seek(0)
         found = named(file.read(512))
@@ -212,7 +242,9 @@ def _open_container(file: BinaryIO, name: str) -> InputContainer:
         raise _unusable(file, name, ErrorCode.VIDEO_UNREADABLE, why) from error
 
 
-def _video_stream(file: BinaryIO, container: InputContainer, name: str) -> VideoStream:
+def _video_stream(
+    file: BinaryIO, container: InputContainer, name: str, limits: Limits
+) -> VideoStream:
     stream = best_stream(container.streams.video)
     if stream is None:
         found = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
@@ -221,14 +253,14 @@ def _video_stream(file: BinaryIO, container: InputContainer, name: str) -> Video
     if stream.codec_context is None:
         why = "its video has a codec that FFmpeg cannot decode; convert it to H.264"
         raise _unusable(file, name, ErrorCode.VIDEO_UNREADABLE, why)
-    if stream.width * stream.height > MAX_SOURCE_PIXELS:
+    if stream.width * stream.height > limits.pixels:
         why = (
             f"its picture of {stream.width}x{stream.height} is too large; expected at most "
-            f"{MAX_SOURCE_PIXELS} pixels"
+            f"{limits.pixels} pixels: scale it down, or set limits.pixels higher"
         )
-        raise _unusable(file, name, ErrorCode.VIDEO_UNREADABLE, why)
+        raise RowError(ErrorCode.VIDEO_TOO_LARGE, f"{name}: {why}")
     # The frames may be larger than the container says.
-    stream.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
+    stream.codec_context.options = {"max_pixels": str(limits.pixels)}
     return stream
 
 

@@ -129,7 +129,7 @@ def _check_type(location: str, wanted: tuple[str, ...]) -> None:
             "a name on the Hugging Face Hub"
         )
     try:
-        found = AutoConfig.from_pretrained(location).model_type
+        found = AutoConfig.from_pretrained(location, trust_remote_code=False).model_type
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise WrongModel(f"{location}: not a model that transformers can open: {first}") from error
@@ -139,7 +139,11 @@ def _check_type(location: str, wanted: tuple[str, ...]) -> None:
 
 def _open(location: str, *kinds: Any) -> list[Any]:
     try:
-        return [kind.from_pretrained(location) for kind in kinds]
+        model, *others = kinds
+        return [
+            model.from_pretrained(location, use_safetensors=True),  # never a pickle
+            *(kind.from_pretrained(location, trust_remote_code=False) for kind in others),
+        ]
     except (OSError, ValueError) as error:
         raise WrongModel(f"{location}: {error}") from error
 

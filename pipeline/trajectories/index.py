@@ -22,6 +22,7 @@ from pipeline.storage import Folder
 FORMAT = 1
 INDEX = "index.json"
 CHUNKS = 48
+MOST_LEVELS = 1001  # an inversion has 1000 steps at most
 """Divisible by every group size up to 8 but 5 and 7, so that a group's slices are equal."""
 
 ITEM_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
@@ -219,6 +220,10 @@ def _parse(data: bytes) -> TrajectoryIndex:
 def shard_from_record(record: Mapping[str, Any]) -> Shard:
     """A shard from the form that it has in JSON."""
     values = {name: value for name, value in record.items() if name != "sha256"}  # of 0.1
+    first, last = record["chunks"]
+    within = 0 <= first <= last <= CHUNKS and record["levels"][1] <= MOST_LEVELS
+    if "/" in record["file"] or not within:
+        raise ValueError(f"its shard {record['file']!r} is none of this trajectory")
     return Shard(
         **{
             **values,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.dtypes import DTYPES
+from pipeline.errors import ErrorCode, RowError, StorageFailed
 from pipeline.storage import Folder
 from pipeline.trajectories.index import (
     ITEM_BYTES,
@@ -29,6 +30,10 @@ READ_AHEAD = 6
 """Levels fetched before they are asked for: at 50 ms a request this hides steps above 10 ms."""
 
 
+DAMAGED = 1
+"""What a rank adds to its values where it has none; above it is the place of an error's code."""
+
+
 class OtherSliceDamaged(TrajectoryDamaged):
     """Another rank's slice is damaged; that rank reports it."""
 
@@ -43,6 +48,7 @@ class TrajectoryReader:
 
     Raises (from `entry`):
         TrajectoryDamaged: a shard is missing, cut or altered.
+        StorageFailed: it cannot be read; where there are several ranks a RowError, on all of them.
     """
 
     def __init__(
@@ -98,22 +104,31 @@ class TrajectoryReader:
         return self._entries[level]
 
     def _joined(self, fetched: Future[Tensor]) -> Tensor:
-        """All values of a level. Damage in one rank's slice is raised on every rank."""
+        """All values of a level. What one rank cannot read is raised on every rank."""
         if self.ranks == 1 or self.gather is None:
             return fetched.result()
         counts = [self._count(rank) for rank in range(self.ranks)]
-        damage: TrajectoryDamaged | None = None
+        problem: TrajectoryDamaged | RowError | None = None
+        values = torch.zeros(counts[self.rank], dtype=DTYPES[self.index.dtype])
         try:
             values = fetched.result()
         except TrajectoryDamaged as error:
-            damage, values = error, torch.zeros(counts[self.rank], dtype=DTYPES[self.index.dtype])
-        flagged = torch.cat([values, torch.tensor([damage is not None], dtype=values.dtype)])
+            problem = error
+        except StorageFailed as error:
+            problem = RowError(error.trouble.code, str(error))
+        flagged = torch.cat([values, torch.tensor([_flag_of(problem)], dtype=values.dtype)])
         slices = self.gather(flagged, [count + 1 for count in counts]).split(
             [count + 1 for count in counts]
         )
-        if damage or any(part[-1] for part in slices):
-            raise damage or OtherSliceDamaged(f"{self.folder.uri}: another rank's slice is damaged")
+        if flag := max(int(part[-1]) for part in slices):
+            raise problem or self._problem_of_another(flag)
         return torch.cat([part[:-1] for part in slices])
+
+    def _problem_of_another(self, flag: int) -> TrajectoryDamaged | RowError:
+        if flag == DAMAGED:
+            return OtherSliceDamaged(f"{self.folder.uri}: another rank's slice is damaged")
+        text = f"{self.folder.uri}: another rank of the group could not read its slice"
+        return RowError(list(ErrorCode)[flag - DAMAGED - 1], text)
 
     def _want(self, level: int) -> None:
         for wanted in range(level, max(level - self.read_ahead, -1), -1):
@@ -166,3 +181,9 @@ class TrajectoryReader:
                     f"{where}: chunk {chunk} is altered; the clip must be inverted again"
                 )
         return data
+
+
+def _flag_of(problem: TrajectoryDamaged | RowError | None) -> int:
+    if isinstance(problem, RowError):
+        return DAMAGED + 1 + list(ErrorCode).index(problem.code)
+    return DAMAGED if problem else 0

@@ -6,12 +6,13 @@ import glob
 import hashlib
 import os
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.errors import UnsupportedCheckpoint
+from pipeline.errors import ErrorCode, StorageFailed, UnsupportedCheckpoint
 from pipeline.locations import is_web, unknown_protocol
 from pipeline.model.folder.layout import FORMS, HASHED, INDEX, describe, what_it_is
 from pipeline.model.folder.node import (
@@ -22,7 +23,7 @@ from pipeline.model.folder.node import (
     Remote,
     abandoned,
 )
-from pipeline.storage import split
+from pipeline.storage import patiently, split
 
 PARTIAL = ".part"
 
@@ -66,13 +67,13 @@ class InStorage(Remote):
     def _copy(self, names: Sequence[str]) -> None:
         """Copy files, which get their names when the store is found unchanged after all of them."""
         fs, root = split(self.uri)
-        partial = {name: self.folder / f"{name}.{uuid.uuid4().hex[:8]}{PARTIAL}" for name in names}
+        copies = {name: self.folder / f"{name}.{uuid.uuid4().hex[:8]}{PARTIAL}" for name in names}
         try:
-            for name, path in partial.items():
+            for name, path in copies.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                fs.get_file(f"{root}/{name}", str(path))
+                self._copy_one(partial(fs.get_file, f"{root}/{name}", str(path)), name)
             self._refuse_other_versions()
-            for name, path in partial.items():
+            for name, path in copies.items():
                 if (size := path.stat().st_size) != self.sizes[name]:
                     raise OSError(
                         f"{name} of {self.uri}: {size:,} of {self.sizes[name]:,} bytes came; the "
@@ -80,8 +81,19 @@ class InStorage(Remote):
                     )
                 os.replace(path, self.folder / name)
         finally:
-            for path in partial.values():
+            for path in copies.values():
                 path.unlink(missing_ok=True)
+
+    def _copy_one(self, copy: Callable[[], None], name: str) -> None:
+        try:
+            patiently(copy, f"{self.uri}/{name}")
+        except StorageFailed as error:
+            if error.trouble.code is not ErrorCode.DISK_FULL:
+                raise
+            raise UnsupportedCheckpoint(
+                f"no space is left in {self.folder} for {name}. Make room, or set {self.VARIABLE} "
+                "to a folder on a larger disk, on every node"
+            ) from error
 
     def remove_leftovers(self, names: Collection[str]) -> None:
         for name in names:
@@ -95,7 +107,8 @@ class InStorage(Remote):
         # A web server may answer with the whole file: an open file of fsspec finds out, and stops.
         by_one = is_web(self.uri) or not fs.async_impl
         try:
-            found = (_in_order if by_one else _all_at_once)(fs, root, ranges)
+            read = partial(_in_order if by_one else _all_at_once, fs, root, ranges)
+            found = patiently(read, self.uri)
         except (NotImplementedError, ValueError) as error:
             raise NoRanges(str(error)) from error
         for one, data in zip(ranges, found, strict=True):
@@ -159,7 +172,7 @@ def _listing(uri: str) -> tuple[str, Mapping[str, Any]]:
     fs, root = split(uri)
     fs.invalidate_cache()  # of listings: another process may have changed the folder
     try:
-        found = fs.find(root, detail=True)
+        found = patiently(lambda: fs.find(root, detail=True), uri)
     except FileNotFoundError:
         found = {}
     if not found:

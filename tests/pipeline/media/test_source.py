@@ -14,6 +14,7 @@ from pipeline.errors import ErrorCode, RowError
 from pipeline.media.decoding import read_clip
 from pipeline.media.encoding import write_clip
 from pipeline.media.source import CONTAINERS
+from pipeline.settings import Limits
 from tests.drawn_videos import draw, draw_sound, grays, waves
 from tests.input_rows import row
 
@@ -167,14 +168,12 @@ def test_a_picture_too_thin_to_crop_can_still_be_padded() -> None:
     assert len(read_frames(data, fit="pad")) == 5
 
 
-def test_a_picture_too_large_is_refused_from_the_start_or_midway(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_picture_too_large_is_refused_from_the_start_or_midway() -> None:
     small, large = (draw(grays(5, *s), container="h264") for s in ((48, 64), (96, 128)))
     assert len(read_frames(small + large)) == 9
-    monkeypatch.setattr("pipeline.media.source.MAX_SOURCE_PIXELS", 64 * 48)
-    assert refusal(large, "128x96 is too large") == ErrorCode.VIDEO_UNREADABLE
-    assert refusal(small + large, "at frame [345]:") == ErrorCode.VIDEO_TRUNCATED
+    few = Limits(pixels=64 * 48)
+    assert refusal(large, "128x96 is too large", limits=few) == ErrorCode.VIDEO_TOO_LARGE
+    assert refusal(small + large, "at frame [345]:", limits=few) == ErrorCode.VIDEO_TRUNCATED
 
 
 def test_trouble_with_the_storage_is_not_blamed_on_the_video() -> None:

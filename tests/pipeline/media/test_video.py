@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -355,3 +357,18 @@ def assert_quadrants(frame: torch.Tensor, colours: list[list[Any]], within: int 
 
 def assert_colour(pixels: torch.Tensor, colour: tuple[int, int, int], within: int = 6) -> None:
     assert (pixels.int() - torch.tensor(colour)).abs().max() <= within, pixels
+
+
+def test_no_file_has_a_name_while_a_clip_is_encoded_so_that_a_kill_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    class Looking(io.BytesIO):
+        def write(self, data: Any) -> int:
+            assert not list(tmp_path.iterdir())
+            return super().write(data)
+
+    file = Looking()
+    write_clip(file, np.zeros((2, 32, 32, 3), np.uint8), fps=8)
+    assert file.getvalue()

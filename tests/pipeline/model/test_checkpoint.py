@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from pipeline.errors import UnsupportedCheckpoint
+from pipeline.errors import StorageFailed, UnsupportedCheckpoint
 from pipeline.model.checkpoint import (
     Family,
     load_text_encoder,
@@ -312,7 +312,7 @@ def test_a_copy_that_breaks_off_leaves_nothing_that_looks_whole(
 
     with monkeypatch.context() as patch:
         patch.setattr(fs, "get_file", breaks)
-        with pytest.raises(ConnectionError):
+        with pytest.raises(StorageFailed, match="gone"):
             open_checkpoint(uri, cache=cache)
     (left,) = (cache / "checkpoints").iterdir()
     assert not (left / WEIGHTS).exists()

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from pipeline.errors import ErrorCode, RowError, StorageFailed, Trouble
 from pipeline.storage import Folder
 from pipeline.trajectories.index import (
     INDEX,
@@ -437,6 +438,32 @@ def test_damage_in_one_ranks_slice_is_raised_on_every_rank(tmp_path: Path) -> No
         reader = TrajectoryReader(folder, index, rank=rank, ranks=2, gather=gather)
         with reader, pytest.raises(TrajectoryDamaged, match="altered|another rank's slice"):
             reader.entry(LEVELS - 1)
+
+
+def test_storage_that_fails_one_rank_fails_the_row_on_every_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(str(tmp_path))
+    index = store(folder, entries(), ranks=2)
+    read_range = Folder.read_range
+
+    def busy(self: Folder, name: str, start: int, end: int) -> bytes:
+        if name == index.shards[1].file:
+            raise StorageFailed(name, Trouble(ErrorCode.STORAGE_BUSY, "is busy", temporary=True))
+        return read_range(self, name, start, end)
+
+    monkeypatch.setattr(Folder, "read_range", busy)
+    sent: list[Tensor] = []
+    for rank, text in ((1, "is busy"), (0, "another rank of the group could not read")):
+
+        def gather(values: Tensor, counts: list[int]) -> Tensor:
+            sent.append(values)
+            return torch.cat([values, sent[0]]) if len(sent) > 1 else torch.cat([values, values])
+
+        reader = TrajectoryReader(folder, index, rank=rank, ranks=2, gather=gather)
+        with reader, pytest.raises(RowError, match=text) as caught:
+            reader.entry(LEVELS - 1)
+        assert caught.value.code == ErrorCode.STORAGE_BUSY
 
 
 def test_a_trajectory_of_the_clean_latent_alone_is_one(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline.errors import UnsupportedCheckpoint
+from pipeline.errors import StorageFailed, UnsupportedCheckpoint
 from pipeline.model.checkpoint import (
     EDITING_PARTS,
     PROMPT_PARTS,
@@ -172,7 +172,7 @@ def test_a_lost_connection_does_not_fetch_all_of_a_checkpoint(
         raise ConnectionError("gone")
 
     read_parts_with(monkeypatch, refuse)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(StorageFailed, match="gone"):
         open_checkpoint(stored, parts=(), cache=cache)
     assert weights_in(cache) == set()
 

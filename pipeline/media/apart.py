@@ -1,0 +1,201 @@
+"""Videos decoded in a process of their own, which bounds what a file can do.
+
+A crafted file of some kilobytes can make FFmpeg take all memory of a node, or end its process. So
+a small process without torch decodes (`decoder.py`), with a bound on its memory. It costs a file
+its own row; the process is started again for the next one. It stays between files, since its start
+takes a good part of a second, and ends with the process that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from pipeline.errors import ErrorCode, RowError
+from pipeline.media.counts import DEFAULT_RULE, FrameRule
+from pipeline.media.decoding import DEFAULT_LIMITS, Clip
+from pipeline.settings import Limits
+
+HEAD = struct.Struct(">cQ")
+"""What stands before each part of an answer: its kind, and how many bytes follow."""
+PROGRESS, FRAMES, ABOUT, REFUSED, FAILED = b"p", b"f", b"a", b"r", b"s"
+CHANNEL = "RETAKE_DECODER_SOCKET"
+"""The environment variable that tells a decoder which file descriptor is its socket."""
+TRIES = 2
+"""A decoder may be killed for what another process took; the second time it is the file's doing."""
+IDLE = 2
+"""So many decoders are kept for the next file; a process reads one ahead and one now."""
+
+
+def read_clip_apart(
+    file: BinaryIO,
+    on_read: Callable[[], None] = lambda: None,
+    *,
+    rule: FrameRule = DEFAULT_RULE,
+    limits: Limits = DEFAULT_LIMITS,
+    **request: Any,
+) -> Clip:
+    """As `read_clip`, in a process of its own.
+
+    Args:
+        file: of this machine; it has a file descriptor.
+        on_read: called as the file is decoded.
+
+    Raises:
+        RowError: as `read_clip`, and VIDEO_TOO_LARGE where it takes more memory than the limits
+            allow, VIDEO_UNREADABLE where it ends the decoder.
+    """
+    message = {**request, "rule": asdict(rule), "limits": asdict(limits)}
+    for last in (False,) * (TRIES - 1) + (True,):
+        decoder = _Decoder.take()
+        try:
+            clip = decoder.read(file, message, on_read)
+        except _Ended as error:
+            if last:
+                raise RowError(
+                    ErrorCode.VIDEO_UNREADABLE,
+                    f"{request['name']}: its decoding ends the process that does it ({error}), "
+                    f"{TRIES} times; convert it anew, as with ffmpeg -i",
+                ) from error
+            continue
+        except RowError as error:
+            decoder.give_back(spent=error.code == ErrorCode.VIDEO_TOO_LARGE)
+            raise
+        except BaseException:
+            decoder.end()
+            raise
+        decoder.give_back()
+        return clip
+    raise AssertionError("the last try returns or raises")
+
+
+class _Ended(Exception):
+    """A decoder ended before it answered; the text says how."""
+
+
+class _Decoder:
+    """A process that decodes one file after the other."""
+
+    _idle: list[_Decoder] = []  # noqa: RUF012 - those of this process
+    _lock = threading.Lock()
+
+    @classmethod
+    def take(cls) -> _Decoder:
+        """One that waits, or a new one."""
+        with cls._lock:
+            while cls._idle:
+                decoder = cls._idle.pop()
+                if decoder._process.poll() is None and decoder._owner == os.getpid():
+                    return decoder
+        return cls()
+
+    def __init__(self) -> None:
+        self._channel, theirs = socket.socketpair()
+        self._owner = os.getpid()
+        root = str(Path(__file__).parents[2])
+        path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.media.decoder"],
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(path),
+                    "OPENBLAS_NUM_THREADS": "1",  # each of its threads reserves memory
+                    CHANNEL: str(theirs.fileno()),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def read(self, file: BinaryIO, message: dict[str, Any], on_read: Callable[[], None]) -> Clip:
+        """The clip of a file.
+
+        Raises:
+            RowError: as the decoder does.
+            _Ended: it ended.
+        """
+        import torch
+
+        data = json.dumps(message).encode()
+        pixels: np.ndarray | None = None
+        try:
+            file.seek(0)
+            socket.send_fds(self._channel, [struct.pack(">Q", len(data))], [file.fileno()])
+            self._channel.sendall(data)
+            while True:
+                kind, size = HEAD.unpack(received(self._channel, HEAD.size))
+                if kind == PROGRESS:
+                    on_read()
+                    continue
+                if kind == FRAMES:
+                    pixels = np.empty(size, np.uint8)
+                    receive_into(self._channel, pixels.data)
+                    continue
+                answer = json.loads(received(self._channel, size))
+                if kind == REFUSED:
+                    raise RowError(ErrorCode(answer["code"]), answer["message"])
+                if kind == FAILED:
+                    raise RuntimeError(f"{message['name']}: {answer}")
+                assert pixels is not None
+                frames = torch.from_numpy(pixels.reshape(answer.pop("shape")))
+                return Clip(frames=frames, **answer)
+        except (ConnectionError, EOFError) as error:
+            raise _Ended(self.end()) from error
+
+    def give_back(self, *, spent: bool = False) -> None:
+        """Keep it for the next file, where there is room.
+
+        Args:
+            spent: it has met its bound: what FFmpeg holds then is not known.
+        """
+        with self._lock:
+            if not spent and len(self._idle) < IDLE:
+                self._idle.append(self)
+                return
+        self.end()
+
+    def end(self) -> str:
+        """End the process; how it ended, in words."""
+        self._channel.close()
+        try:
+            status = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return "it stopped answering"
+        if status < 0:
+            return f"signal {signal.Signals(-status).name}"
+        return f"exit status {status}"
+
+
+def received(channel: socket.socket, size: int) -> bytes:
+    """So many bytes from a socket.
+
+    Raises:
+        EOFError: its other end is closed.
+    """
+    data = bytearray(size)
+    receive_into(channel, memoryview(data))
+    return bytes(data)
+
+
+def receive_into(channel: socket.socket, data: memoryview) -> None:
+    """Fill memory from a socket. Raises as `received`."""
+    while data:
+        count = channel.recv_into(data)
+        if not count:
+            raise EOFError
+        data = data[count:]
