@@ -1,0 +1,1 @@
+"""What a run keeps in its output folder beside what it makes."""
