@@ -24,6 +24,7 @@ NOT_IN_FINGERPRINT = {
     "reconstruction.edits_at_once": "changes nothing beyond rounding",
     "inversion.vae_psnr": "measures, and changes nothing",
     "inversion.round_trip": "measures, and changes nothing",
+    "limits": "refuses a video, and changes nothing of an edit",
 }
 
 NAMES_IN_FINGERPRINT = {("reconstruction.reference", "empty"): "null"}
@@ -66,21 +67,39 @@ class Job:
             place, last = _place(settings, name)
             if place[last] == today:
                 place[last] = before
-        return _hash({**settings, "algorithm": ALGORITHM, "weights": self.checkpoint_fingerprint})
+        return digest(
+            _text({**settings, "algorithm": ALGORITHM, "weights": self.checkpoint_fingerprint})
+        )
 
     def edit_fingerprint(self, job: str, video: VideoSpec, edit: EditSpec) -> str:
         """Of everything that changes one edit; `job` is the job's own fingerprint."""
-        row: Mapping[str, Any] = {
+        described = self.editing.reconstruction.reference == "source"
+        return digest(
+            fingerprint_of(
+                job,
+                video=video.video,
+                frames=[video.start_frame, video.num_frames, video.fps],
+                seed=video.seed,
+                source_prompt=video.source_prompt if described else None,
+                edit=vars(edit),
+            )
+        )
+
+
+def fingerprint_of(
+    job: str, *, video: str, frames: Any, seed: Any, source_prompt: Any, edit: Mapping[str, Any]
+) -> str:
+    """The text whose hash is an edit's fingerprint."""
+    return _text(
+        {
             "job": job,
-            "video": video.video,
-            "frames": [video.start_frame, video.num_frames, video.fps],
-            "seed": video.seed,
-            "source_prompt": video.source_prompt
-            if self.editing.reconstruction.reference == "source"
-            else None,
-            "edit": vars(edit),
+            "video": video,
+            "frames": frames,
+            "seed": seed,
+            "source_prompt": source_prompt,
+            "edit": edit,
         }
-        return _hash(row)
+    )
 
 
 def _place(settings: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
@@ -91,5 +110,10 @@ def _place(settings: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
     return settings, last
 
 
-def _hash(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
+def _text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def digest(text: str) -> str:
+    """The fingerprint that a text gives."""
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import Unreadable
-from pipeline.storage import open_file
+from pipeline.errors import StorageFailed, Unreadable
+from pipeline.storage import explain, open_file
 
 BATCH_ROWS = 8192
 
@@ -66,6 +66,12 @@ class ManifestFiles:
         """
         try:
             yield from self._tables_of(file, columns)
+        except StorageFailed as error:
+            why = explain(error, file.uri).text
+            raise Unreadable(
+                f"manifest {file.uri}: its rows cannot be read: {why}. Run again; what is done "
+                "stays done"
+            ) from error
         except Exception as error:  # each storage has its own kinds of failure
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
             raise Unreadable(

@@ -31,7 +31,8 @@ MAX_INT64 = 2**63 - 1
 
 _REFUSED_IN_IDS = frozenset('/\\<>:"|?*')
 _DEVICE_NAMES = frozenset(
-    ["CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))]
+    ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"]
+    + [f"{port}{n}" for port in ("COM", "LPT") for n in "123456789¹²³"]
 )
 
 
@@ -80,12 +81,12 @@ def check_row(row: Mapping[str, Any], *, base: str | None = None) -> CheckedRow:
     video = VideoSpec(
         video=resolve_uri(uri, base),
         video_id=video_id,
-        source_prompt=_text(row, "source_prompt") or None,
+        source_prompt=text_of(row, "source_prompt") or None,
         edits=edits,
-        start_frame=_whole(row, "start_frame", least=0),
-        num_frames=_whole(row, "num_frames", least=1),
-        fps=_real(row, "fps", zero=False),
-        seed=_whole(row, "seed", least=0),
+        start_frame=whole_number(row, "start_frame", least=0),
+        num_frames=whole_number(row, "num_frames", least=1),
+        fps=real_number(row, "fps", zero=False),
+        seed=whole_number(row, "seed", least=0),
     )
     return CheckedRow(video, failures)
 
@@ -224,7 +225,7 @@ def _edit_id(edit: object, place: int) -> str:
 
 
 def _check_edit(edit: Mapping[str, Any], edit_id: str) -> EditSpec:
-    prompt = _text(edit, "prompt")
+    prompt = text_of(edit, "prompt")
     if not prompt.strip():
         raise RowError(
             ErrorCode.EMPTY_PROMPT, f"edit {edit_id!r} has no prompt; say what the edit should show"
@@ -232,20 +233,30 @@ def _check_edit(edit: Mapping[str, Any], edit_id: str) -> EditSpec:
     return EditSpec(
         edit_id=edit_id,
         prompt=prompt,
-        negative_prompt=_text(edit, "negative_prompt"),
-        guidance_scale=_real(edit, "guidance_scale", zero=True),
-        seed=_whole(edit, "seed", least=0),
+        negative_prompt=text_of(edit, "negative_prompt"),
+        guidance_scale=real_number(edit, "guidance_scale", zero=True),
+        seed=whole_number(edit, "seed", least=0),
     )
 
 
-def _text(fields: Mapping[str, Any], name: str) -> str:
+def text_of(fields: Mapping[str, Any], name: str) -> str:
+    """A text of a row or an edit; empty where it is null.
+
+    Raises:
+        RowError: it is something else.
+    """
     value = fields.get(name)
     if value is not None and not isinstance(value, str):
         raise RowError(ErrorCode.BAD_VALUE, f"{name} is {_show(value)}; expected a string or null")
     return value or ""
 
 
-def _whole(fields: Mapping[str, Any], name: str, *, least: int) -> int | None:
+def whole_number(fields: Mapping[str, Any], name: str, *, least: int) -> int | None:
+    """A whole number of a row or an edit.
+
+    Raises:
+        RowError: it is something else, or less than `least`.
+    """
     value = fields.get(name)
     if value is None:
         return None
@@ -259,7 +270,15 @@ def _whole(fields: Mapping[str, Any], name: str, *, least: int) -> int | None:
     return int(value)
 
 
-def _real(fields: Mapping[str, Any], name: str, *, zero: bool) -> float | None:
+def real_number(fields: Mapping[str, Any], name: str, *, zero: bool) -> float | None:
+    """A number of a row or an edit that is not negative.
+
+    Args:
+        zero: whether it may be 0.
+
+    Raises:
+        RowError: it is something else.
+    """
     value = fields.get(name)
     if value is None:
         return None

@@ -36,6 +36,12 @@ class Selection:
         """Whether an edit is taken; one without an id is where all edits of its video are."""
         return next(self.matches(video_id, edit_id), None) is not None
 
+    def takes_video(self, video_id: str | None) -> bool:
+        """Whether something of a video may be taken."""
+        if video_id is None:
+            return False
+        return video_id in self.exact or any(v.fullmatch(video_id) for _, v, _ in self.patterns)
+
     def matches(self, video_id: str | None, edit_id: str | None) -> Iterator[Entry]:
         """The entries that name an edit."""
         if video_id is None:
@@ -61,7 +67,7 @@ class Selection:
             return work if self.takes(work.video_id, None) else None
         taken = tuple(edit for edit in work.edits if self.takes(work.video_id, _own_id(edit)))
         left = sum(edit.pending for edit in work.edits) - sum(edit.pending for edit in taken)
-        return replace(work, edits=taken, left_pending=left) if taken else None
+        return replace(work, edits=taken, left_pending=work.left_pending + left) if taken else None
 
 
 def names_of(row: Mapping[str, Any]) -> tuple[str | None, list[str | None]]:

@@ -1,27 +1,21 @@
-"""What a run of a part of a manifest would do, found by looking at the manifest's rows."""
+"""What a run of a manifest, or of a part of one, would do."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
+import numpy as np
 
 from cluster.manifest import ManifestFiles
-from cluster.selection.entries import names_of
+from cluster.pending.done import DONE, QUARANTINED
+from cluster.selection.entries import Selection, names_of
 from cluster.stages.blocks import VideoWork, manifest_rows
-from cluster.stages.check import CheckRows
 
-
-def pending_videos(files: ManifestFiles, check: CheckRows) -> frozenset[str]:
-    """The ids of the videos with pending edits.
-
-    Args:
-        check: as for `cluster.scan.count_pending`.
-    """
-    works = (work for table in files.tables() for work, _ in check.work_of(table))
-    return frozenset(str(video.video_id) for video in works if video.pending)
+if TYPE_CHECKING:
+    from cluster.pending.rows import PendingRows
 
 
 def names(files: ManifestFiles) -> Iterator[tuple[str, list[str | None]]]:
@@ -34,66 +28,75 @@ def names(files: ManifestFiles) -> Iterator[tuple[str, list[str | None]]]:
 
 @dataclass
 class Survey:
-    """What a run of a part of a manifest would do.
+    """What a run would do.
 
     Args:
         videos: that have pending edits.
         pending: edits that a run would make.
         refused: how many results the row check would refuse, by error code.
         done: edits that are done.
-        ids: of the videos with pending edits.
-        rows: the manifest's rows with them; None without a limit, where a run reads the manifest.
+        quarantined: edits that are left out, since they were quarantined.
+        ids: of the videos with pending edits, where every row was looked at.
     """
 
     videos: int = 0
     pending: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     done: int = 0
+    quarantined: int = 0
     ids: list[str] = field(default_factory=list)
-    rows: pa.Table | None = None
 
     @property
     def edits(self) -> int:
         """Results that the run gives."""
         return self.pending + sum(self.refused.values())
 
+    def add(
+        self,
+        row: Mapping[str, Any],
+        kinds: np.ndarray,
+        work: VideoWork | None,
+        selection: Selection | None = None,
+    ) -> None:
+        """Add one row of the manifest.
 
-def survey(files: ManifestFiles, check: CheckRows, limit: int | None = None) -> Survey:
-    """Look at a manifest's rows in their order.
+        Args:
+            kinds: what the results say of its edits.
+            work: what is to be done for it.
+            selection: what of it counts.
+        """
+        if kinds.any():
+            if selection:
+                video_id, edits = names_of(row)
+                kinds = kinds[[selection.takes(video_id, edit_id) for edit_id in edits]]
+            self.done += int((kinds == DONE).sum())
+            self.quarantined += int((kinds == QUARANTINED).sum())
+        if work:
+            self._add(work)
 
-    Args:
-        check: as for `cluster.scan.count_pending`; its selection is what is looked at.
-        limit: stop at so many videos with pending edits. Rows without one, which are done or
-            refused, are not among them then: a limited run goes on where the last one stopped.
-    """
-    found, tables = Survey(), list[pa.Table]()
-    for table in files.tables():
-        taken = []
-        for place, row, work in check.look(table):
-            if limit is not None and not (work and work.pending):
-                continue
-            found.done += check.selected(row) - (max(1, len(work.edits)) if work else 0)
-            if work:
-                taken.append(place)
-                _add(found, work)
-            if found.videos == limit:
-                break
-        if limit is not None:
-            tables.append(table.take(pa.array(taken, pa.int64())))
-            if found.videos == limit:
-                break
-    if tables:
-        found.rows = pa.concat_tables(tables)
+    def _add(self, work: VideoWork) -> None:
+        refused = [work.error_code] if work.error_code and not work.edits else []
+        for edit in work.edits:
+            if code := work.error_code or edit.error_code:
+                refused.append(code)
+        self.refused.update(str(code) for code in refused)
+        if work.pending:
+            self.videos += 1
+            self.ids.append(str(work.video_id))
+            self.pending += sum(edit.pending for edit in work.edits)
+
+
+def survey(rows: PendingRows) -> Survey:
+    """Look at every row that may have something pending."""
+    found = Survey()
+    for _, looks in rows.looks():
+        for look in looks:
+            found.add(look.row, look.kinds, look.work, rows.selection)
+    if not rows.selection and rows.limit is None:  # rows that are done were not looked at
+        found.done, found.quarantined = map(rows.answered.count, (DONE, QUARANTINED))
     return found
 
 
-def _add(found: Survey, work: VideoWork) -> None:
-    refused = [work.error_code] if work.error_code and not work.edits else []
-    for edit in work.edits:
-        if code := work.error_code or edit.error_code:
-            refused.append(code)
-    found.refused.update(str(code) for code in refused)
-    if work.pending:
-        found.videos += 1
-        found.ids.append(str(work.video_id))
-        found.pending += sum(edit.pending for edit in work.edits)
+def pending_videos(rows: PendingRows) -> frozenset[str]:
+    """The ids of the videos with pending edits."""
+    return frozenset(survey(rows).ids)

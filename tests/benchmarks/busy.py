@@ -21,14 +21,14 @@ from unittest.mock import patch
 import pyarrow as pa
 
 from cluster import dataflow
-from cluster.layout.work import Amount
-from cluster.results.ledger import Keys
+from cluster.driver import graph
 from cluster.stages import group
 from cluster.stages.edit import EditVideos, ReconstructEdits
 from cluster.stages.group import GroupStage
 from cluster.stages.invert import InvertVideos
 from cluster.stages.prompts import EncodePrompts
 from tests.benchmarks.busy_rank import SECONDS
+from tests.pending_rows import pending_of
 from tests.small_jobs import a_job
 
 FORWARD_S = 0.01
@@ -66,12 +66,9 @@ def measured(groups: int, edits: int, videos: int) -> tuple[str, float, float]:
         job = replace(job, editing=replace(job.editing, output=folder))
         ray.init(num_cpus=4, num_gpus=groups, include_dashboard=False, log_to_driver=False)
         try:
-            patch.object(dataflow, "GROUP_STAGES", STUBS).start()
+            patch.object(graph, "GROUP_STAGES", STUBS).start()
             patch.object(dataflow, "preflight", lambda _: []).start()
-            counts = dataflow.run(
-                job, Keys.of([]), {}, lambda _: None, None, rows(edits, videos),
-                Amount(videos, edits * videos),
-            )  # fmt: skip
+            counts = dataflow.run(job, pending_of(job, rows(edits, videos)), lambda _: None)
         finally:
             patch.stopall()
             ray.shutdown()

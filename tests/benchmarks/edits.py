@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cluster.results.ledger import read_parts
+from cluster.results.parts import read_parts
 from jobs.demo import world
 from jobs.demo.judge import judge
 from jobs.manifest.writing import write_manifest

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 
-from cluster.results.ledger import read_parts
+from cluster.results.parts import read_parts
 from pipeline.records import Timings
 from pipeline.storage import Folder
 

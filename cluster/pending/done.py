@@ -1,0 +1,100 @@
+"""Which edits of a manifest a run leaves out, since an earlier run has answered them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.job import Job
+from cluster.pending.fingerprints import edit_keys
+from cluster.pending.scan import Scan
+from cluster.results.damaged import Damaged, warn
+from cluster.results.newest import database, newest_rows
+from pipeline.records import VideoSpec
+from pipeline.storage import Folder
+
+PENDING, DONE, QUARANTINED = 0, 1, 2
+KEY = "md5_number(concat_ws(chr(0), video_id, edit_id, fingerprint))"
+"""What stands for an edit made under certain settings, 128 bits."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the results say of a manifest's edits.
+
+    Args:
+        edits: PENDING, DONE or QUARANTINED, [edits] in the manifest's order.
+        ends: how many edits the rows up to and with each have, [rows].
+    """
+
+    edits: np.ndarray
+    ends: np.ndarray
+
+    def of_row(self, row: int) -> np.ndarray:
+        """The same of one row's edits."""
+        return self.edits[(self.ends[row - 1] if row else 0) : self.ends[row]]
+
+    def left_out(self) -> np.ndarray:
+        """How many edits of each row a run leaves out, [rows]."""
+        return self._by_row(self.edits != PENDING)
+
+    def count(self, kind: int) -> int:
+        return int((self.edits == kind).sum())
+
+    def _by_row(self, chosen: np.ndarray) -> np.ndarray:
+        sums = np.concatenate([[0], np.cumsum(chosen)])
+        return np.diff(sums[self.ends], prepend=0)
+
+
+def find_answered(
+    job: Job,
+    scan: Scan,
+    *,
+    retry_quarantined: bool = False,
+    on_damaged: Callable[[Damaged], None] = warn,
+) -> Answered:
+    """Compare a manifest with the results of its job.
+
+    An edit is done where its newest row is `ok` and has the fingerprint that the job asks for. One
+    whose newest row is `quarantined` has had its tries.
+
+    Args:
+        retry_quarantined: these are pending, too.
+
+    Raises:
+        Unreadable: storage does not give a file.
+    """
+    kinds = np.zeros(int(scan.counts.sum()), np.uint8)
+    answered = Answered(kinds, np.cumsum(scan.counts))
+    kept = ["ok"] if retry_quarantined else ["ok", "quarantined"]
+    with database() as found:
+        columns = {"key": KEY, "status": "status"}
+        newest_rows(found, Folder(job.editing.output), columns, on_damaged)
+        found.execute(f"DELETE FROM newest WHERE status NOT IN ({', '.join(map(repr, kept))})")
+        if not found.execute("SELECT count(*) FROM newest").fetchall()[0][0]:
+            return answered
+        found.execute("CREATE TABLE keys (number BIGINT, key UHUGEINT)")
+        names = [field.name for field in fields(VideoSpec)]
+        number, own = 0, job.fingerprint()
+        for table in job.files.tables(names):
+            keys = pa.table(edit_keys(job, own, table)._asdict(), schema=_KEYS)
+            numbers = np.arange(number, number + keys.num_rows)
+            found.register("batch", keys.append_column("number", pa.array(numbers)))
+            found.execute(
+                f"INSERT INTO keys SELECT number, {KEY} FROM batch WHERE fingerprint != ''"
+            )
+            found.unregister("batch")
+            number += keys.num_rows
+        same = found.execute(
+            "SELECT number, status = 'ok' AS ok FROM keys JOIN newest USING (key)"
+        ).fetchnumpy()
+    kinds[same["number"]] = np.where(same["ok"], DONE, QUARANTINED)
+    for row in scan.repeated:  # the check refuses these, which have the ids of another row
+        answered.of_row(row)[:] = PENDING
+    return answered
+
+
+_KEYS = pa.schema({name: pa.string() for name in ("video_id", "edit_id", "fingerprint")})
