@@ -7,19 +7,23 @@ import os
 import shutil
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from cluster import quiet  # before Ray, which reads its settings when it is imported
+from cluster.driver.sudden_end import last_word
 from cluster.job import CannotRun, Job
 from cluster.layout.placement import Node, Placement, given_address, place, slots
 from cluster.layout.work import Amount
 
 import ray  # isort: skip
 import ray.data  # isort: skip
+import psutil  # isort: skip - Ray brings it, in a folder of its own
+from ray._private import utils  # isort: skip
 from ray._private.state import available_resources_per_node  # isort: skip
 
 
@@ -34,6 +38,12 @@ NO_GPUS = (
     "no node of the cluster has a GPU, so the job runs on CPUs. Nodes that an autoscaler would add "
     "are not waited for: add them first, and set cluster.device to gpu to be sure of them"
 )
+NO_NODE = (
+    "Ray has no node: the raylet of each has ended. The results so far are stored; look for what "
+    "ended it (memory, `ray stop`), and run the same command again to go on"
+)
+INIT_DEATHS = 10
+"""So many actors of a stage in a row may die while they start; by itself Ray Data allows none."""
 START_TRIES = 2
 """A busy machine may be too slow for Ray, which gives its own start 30 s."""
 
@@ -54,30 +64,42 @@ def connected(job: Job, amount: Amount | None = None) -> Iterator[Placement]:
     """
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    ours = not ray.is_initialized()
-    try:
-        if ours and (address := given_address()):
-            _join(address)
-        elif ours:
-            _start(slots(job))
-        placement = _placed(job, amount)
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            stack.enter_context(last_word())
+            stack.callback(ray.shutdown)
+            if address := given_address():
+                _join(address)
+            else:
+                _start(slots(job))
+        placement = placed(job, amount)
         if given_address() and placement.device == "cpu" and job.cluster.device == "auto":
             placement = replace(placement, notes=(*placement.notes, NO_GPUS))
         yield placement
-    finally:
-        if ours:
-            ray.shutdown()
 
 
-def _placed(job: Job, amount: Amount | None) -> Placement:
-    """Room for the job. What is reserved now is waited for a moment: a job may just have ended."""
-    until = time.monotonic() + FREED_S
+def placed(
+    job: Job, amount: Amount | None, without: Collection[str] = (), freed_s: float = FREED_S
+) -> Placement:
+    """Room for the job. What is reserved now is waited for a moment: a job may just have ended.
+
+    Args:
+        without: the ids of nodes that get no group.
+        freed_s: how long it is waited for.
+
+    Raises:
+        CannotRun: as `connected` does.
+    """
+    until = time.monotonic() + freed_s
     while True:
-        nodes = _nodes()
+        alive = alive_nodes()
+        if not alive:
+            raise CannotRun(NO_NODE)
+        nodes = [node for node in alive if node.id not in without]
         held = any(node.free.get("GPU", 0.0) < node.has.get("GPU", 0.0) for node in nodes)
         late = time.monotonic() >= until
         try:
-            placement = place(job, nodes, amount)
+            placement = replace(place(job, nodes, amount), without=tuple(sorted(without)))
             if late or not held or placement.device == "cpu":
                 return placement
         except CannotRun:
@@ -86,7 +108,7 @@ def _placed(job: Job, amount: Amount | None) -> Placement:
         time.sleep(0.2)
 
 
-def _nodes() -> list[Node]:
+def alive_nodes() -> list[Node]:
     """The nodes that are alive."""
     free = available_resources_per_node()
     alive = [node for node in ray.nodes() if node["Alive"]]
@@ -114,6 +136,11 @@ def configure(job: Job) -> None:
     # Ray sees blocks, and a block may take hours: the owners of rank groups watch for progress. -1
     # is no limit.
     context.execution_no_progress_timeout_s = -1
+    # What is lost with a process or node is dropped; the driver sees which rows are missing.
+    context.max_errored_blocks = -1
+    # An actor that dies while it starts is replaced; -1 is no limit. What cannot start at all is
+    # found by the preflight, or said by its group.
+    context.max_consecutive_actor_init_deaths = INIT_DEATHS
 
 
 def reason(error: Exception) -> str:
@@ -151,6 +178,7 @@ def _reach(address: str) -> None:
 
 def _start(cpus: int) -> None:
     """Start a cluster on this machine. Raises CannotRun where it does not come up."""
+    others = {process.pid for process in _children()}
     for tries in range(1, START_TRIES + 1):
         try:
             # Without `local` Ray would join a cluster that `ray start` left on this machine, and
@@ -159,8 +187,19 @@ def _start(cpus: int) -> None:
             return
         except Exception as error:
             ray.shutdown()
+            # Ray forgets what it had started by then, which would take the next try's time and
+            # memory, and stay as long as this process does.
+            for process in _children():
+                with suppress(psutil.Error):
+                    if process.pid not in others:
+                        process.kill()
             if tries == START_TRIES:
                 raise CannotRun(_no_start(error)) from error
+
+
+def _children() -> list[psutil.Process]:
+    """The processes below this one, whatever started them."""
+    return psutil.Process().children(recursive=True)
 
 
 def _no_start(error: Exception) -> str:
@@ -175,8 +214,9 @@ def _no_start(error: Exception) -> str:
 
 
 def _init(**options: Any) -> None:
-    """`ray.init` without its messages. It sets a handler for SIGTERM, which is put back."""
-    handler = signal.getsignal(signal.SIGTERM)
+    """`ray.init` without its messages, and without its handler of SIGTERM: the command has one."""
+    its_own = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
     try:
         with quiet.held_back():
             ray.init(
@@ -185,9 +225,8 @@ def _init(**options: Any) -> None:
                 logging_level=logging.CRITICAL,
                 **options,
             )
-    except SystemExit:  # from Ray's handler
-        signal.signal(signal.SIGTERM, handler)
-        signal.raise_signal(signal.SIGTERM)
-        raise
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        utils.set_sigterm_handler = its_own
+        if threading.current_thread() is threading.main_thread():
+            # Ray's native code has put a handler of its own before ours, which aborts the process.
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import get_args, get_type_hints
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from cluster.job import Job
 from cluster.results.compaction import compact
-from cluster.results.ledger import read_parts
+from cluster.results.damaged import Damaged, setter_aside, warn
+from cluster.results.parts import read_parts
 from pipeline.settings import TrajectorySettings
 from pipeline.storage import Folder
 from pipeline.trajectories.index import INDEX, TrajectoryDamaged, read_index
@@ -35,8 +39,10 @@ class Unneeded:
     named: bool
 
 
-def tidy(job: Job, *, whole: bool = True) -> None:
+def tidy(job: Job, *, whole: bool = True, note: Callable[[str], None] = lambda text: None) -> None:
     """Bring the output folder to the state that a run leaves: no edit twice, no unneeded file.
+
+    Only for the holder of the output folder's lease.
 
     A run ends with it, and so does one that finds nothing pending: the run before may have been
     killed before it came to this, or the setting `trajectory.keep` may have changed since.
@@ -44,10 +50,18 @@ def tidy(job: Job, *, whole: bool = True) -> None:
     Args:
         whole: whether the run was of the whole manifest. After one of a part no trajectory is
             deleted here: edits that were left out may need it, and have no result that says so.
+            Nor after damaged results were set aside, whose edits the next run makes.
+        note: gets a sentence about each damaged file.
     """
-    output = Folder(job.editing.output)
-    compact(output, job.run)
-    if whole and job.editing.trajectory.keep != "always":
+    output, damaged = Folder(job.editing.output), list[Damaged]()
+    set_aside = setter_aside(note)
+
+    def on_damaged(one: Damaged) -> None:
+        damaged.append(one)
+        set_aside(one)
+
+    compact(output, job.run, on_damaged)
+    if whole and not damaged and job.editing.trajectory.keep != "always":
         collect_garbage(output, job.editing.trajectory.keep)
 
 
@@ -62,7 +76,12 @@ def collect_garbage(output: Folder, keep: str) -> dict[str, int]:
     return {one.key: one.size for one in found}
 
 
-def find_garbage(output: Folder, keep: str, pending: Container[str] = ()) -> list[Unneeded]:
+def find_garbage(
+    output: Folder,
+    keep: str,
+    pending: Collection[str] = (),
+    on_damaged: Callable[[Damaged], None] = warn,
+) -> list[Unneeded]:
     """The trajectories that no result needs, and the needed ones' files that none reads.
 
     Nothing else may write to the folder meanwhile.
@@ -72,10 +91,16 @@ def find_garbage(output: Folder, keep: str, pending: Container[str] = ()) -> lis
             the edits were never made. `until_done` and `never` also find those whose results
             are all `ok`, which only a new prompt would need.
         pending: the ids of videos with edits that are pending and need not have a result yet.
+        on_damaged: called with each damaged file of the results. Where there is one, nobody knows
+            what it named, so only what killed processes left half written is found.
     """
-    named, needed = _named_and_needed(output, keep, pending)
+    damaged: list[Damaged] = []
+    named, needed = _named_and_needed(output, keep, pending, damaged.append)
+    for one in damaged:
+        on_damaged(one)
     temporary = _by_trajectory(output.list(FOLDER, scratch=True))
     stored = _by_trajectory(output.list(FOLDER))
+    needed |= stored.keys() if damaged else set()
     found = []
     for key in sorted({*stored, *temporary}):
         names = stored.get(key, [])
@@ -98,20 +123,26 @@ def delete(output: Folder, found: Iterable[Unneeded]) -> None:
 
 
 def _named_and_needed(
-    output: Folder, keep: str, pending: Container[str]
+    output: Folder,
+    keep: str,
+    pending: Collection[str],
+    on_damaged: Callable[[Damaged], None],
 ) -> tuple[set[str], set[str]]:
     """The keys of the trajectories that results name, and of those that are needed."""
     named: set[str] = set()
     needed: set[str] = set()
-    for _, table in read_parts(output, ["video_id", "trajectory", "status"]):
-        columns = (table[name].to_pylist() for name in ("video_id", "trajectory", "status"))
-        for video_id, key, status in zip(*columns, strict=True):
-            if key is None:
-                continue
-            named.add(key)
-            if keep == "always" or status != "ok" or video_id in pending:
-                needed.add(key)
+    videos = pa.array(pending, pa.string())
+    for _, table in read_parts(output, ["video_id", "trajectory", "status"], on_damaged):
+        named.update(_keys(table))
+        if keep != "always":
+            is_pending = pc.is_in(table["video_id"], value_set=videos)
+            table = table.filter(pc.or_kleene(pc.not_equal(table["status"], "ok"), is_pending))
+        needed.update(_keys(table))
     return named, needed
+
+
+def _keys(table: pa.Table) -> list[str]:
+    return pc.unique(table["trajectory"].drop_null()).to_pylist()
 
 
 def _by_trajectory(names: list[str]) -> dict[str, list[str]]:

@@ -89,6 +89,9 @@ class ClusterSettings:
         start_deadline_s: seconds that a group may take to load the checkpoint.
         stall_deadline_s: seconds without any progress in a group at work (a denoising step, a file
             read or written) after which it is killed and rebuilt.
+        storage_patience_s: seconds that storage may refuse the results (an outage, a full disk).
+            They are kept and tried again meanwhile; then the job ends.
+        stop_grace_s: seconds that work under way has to end after Ctrl-C or SIGTERM.
     """
 
     layout: Literal["auto", "shared", "split"] = "auto"
@@ -99,6 +102,8 @@ class ClusterSettings:
     retries: Annotated[int, Ge(0), Le(20)] = 2
     start_deadline_s: Seconds = 1800.0
     stall_deadline_s: Seconds = 900.0
+    storage_patience_s: Seconds = 1800.0
+    stop_grace_s: Annotated[float, Ge(0)] = 20.0
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -6,15 +6,15 @@ stages and the program of a rank are the real ones, and work through the rows on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from cluster.job import Job
+from cluster.driver.control import State
+from cluster.job import CannotRun, Job
 from cluster.layout.placement import Node, Placement, place
 from cluster.layout.work import Amount
 from cluster.ranks.channel import Beside, whole
@@ -33,11 +33,10 @@ def run_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataflow, "connected", lambda *of: nullcontext(placed(*of)))
     monkeypatch.setattr(dataflow, "preflight", lambda _: [])
     monkeypatch.setattr(dataflow, "configure", lambda _: None)
-    monkeypatch.setattr(dataflow, "Events", Events)
-    monkeypatch.setattr(dataflow, "DriverReport", lambda tally: tally)
-    sources = {"read_parquet": read_parquet, "from_arrow": from_arrow, "range": numbers}
-    for name, read in sources.items():
-        monkeypatch.setattr(dataflow.ray.data, name, read)
+    monkeypatch.setattr(dataflow, "placed", lambda job, amount, *_: placed(job, amount))
+    monkeypatch.setattr(dataflow, "alive_nodes", list)
+    monkeypatch.setattr(dataflow, "Control", Control)
+    monkeypatch.setattr("ray.data.from_arrow", from_arrow)
     monkeypatch.setattr(group, "RankGroup", Group)
     for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_WORLD_SIZE", 1)):
         monkeypatch.setenv(name, str(value))
@@ -88,35 +87,35 @@ def from_arrow(table: pa.Table) -> Rows:
     return Rows(lambda: iter([table]))
 
 
-def numbers(count: int, **_: Any) -> Rows:
-    return from_arrow(pa.table({"id": range(count)}))
-
-
-def read_parquet(paths: Sequence[str], *, filesystem: Any, **_: Any) -> Rows:
-    return Rows(lambda: (pq.read_table(path, filesystem=filesystem) for path in paths))
-
-
-class Events:
-    """What the stages report, at once."""
+class Control:
+    """What the stages report, at once; and a report that lets every row start."""
 
     def __init__(self) -> None:
-        self.tally = self
-        self.known: dict[str, int] = {}
-        self.reasons: list[str] = []
+        self.report = self
+        self.events: dict[str, int] = {}
+        self.reason = ""
+
+    def attend(self, stage: str) -> None: ...
 
     def happened(self, event: str, times: int = 1) -> None:
-        self.known[event] = self.known.get(event, 0) + times
+        self.events[event] = self.events.get(event, 0) + times
 
     def broken(self, reason: str) -> None:
-        self.reasons.append(reason)
+        raise CannotRun(f"a rank group could not start: {reason}")
 
-    def so_far(self) -> Mapping[str, int]:
-        return self.known
+    def repaired(self) -> None: ...
+
+    def may_start(self) -> bool:
+        return True
+
+    def begin(self) -> None: ...
+
+    def say(self, word: str) -> None: ...
+
+    def so_far(self) -> State:
+        return State(events=self.events)
 
     at_the_end = so_far
-
-    def reason(self) -> str:
-        return next(iter(self.reasons), "")
 
 
 class Unheard:
@@ -130,22 +129,21 @@ class Unheard:
 class Group:
     """A `RankGroup` of one rank. Its messages are read as a rank reads them."""
 
-    failed_starts = 0
-
     def __init__(self, command: Sequence[str], ranks: int, start: Start, **_: Any) -> None:
         assert ranks == 1, "several ranks need processes: mark the test with `ray`"
         self.start_message = start
+        self.handle: Any = None
 
-    def start(self) -> None:
+    def ready(self) -> None:
         try:
-            self.handle = prepare(self.start_message, Unheard())
+            self.handle = self.handle or prepare(self.start_message, cast(Any, Unheard()))
         except Exception as error:
             raise GroupCannotStart(f"{type(error).__name__}: {error}") from error
 
-    def ready(self) -> None:
-        pass
-
-    def request(self, message: Any, *, alone: bool = False) -> list[Answer]:
+    def request(
+        self, message: Any, *, alone: bool = False, begin: Callable[[], None] = lambda: None
+    ) -> list[Answer]:
+        begin()
         request = parse_request(to_line(message))
         try:
             result = self.handle[type(request)](**values_of(request))

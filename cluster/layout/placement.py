@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from cluster.job import CannotRun, Job
 from cluster.layout.choice import Choice, Pool, Room, asked_ranks, choose, number
@@ -60,26 +60,30 @@ class Placement:
         threads: of each rank on CPUs.
         memories: bytes of memory that no actor reserves now, of each node with a free CPU, where
             that is known.
+        without: the ids of nodes that get no group.
     """
 
-    device: str
+    device: Literal["cpu", "gpu"]
     layout: str
     pools: tuple[Pool, ...]
     notes: tuple[str, ...] = ()
     places: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     threads: int = 1
     memories: tuple[float, ...] = ()
+    without: tuple[str, ...] = ()
 
     def options(self, pool: Pool) -> dict[str, Any]:
         """What each actor of a pool reserves, and on which nodes: options of `map_batches`."""
+        others = {NODE_ID: f"!in({','.join(self.without)})"}
         if not self.on_gpus(pool):
-            return {"num_cpus": max(1, pool.size)}
+            elsewhere = {"label_selector": others} if self.without else {}
+            return {"num_cpus": max(1, pool.size), **elsewhere}
         ids = self.places.get(pool.size, ())
         labels = [{NODE_ID: f"in({','.join(some)})"} for some in (ids[:-1], ids[-1:]) if some]
         # By itself Ray Data adds a CPU for each, and a node may have fewer CPUs than GPUs.
         options: dict[str, Any] = {"num_gpus": pool.size, "num_cpus": 0}
-        if labels:
-            options["label_selector"] = labels[0]
+        if labels or self.without:
+            options["label_selector"] = labels[0] if labels else others
         if labels[1:]:
             options["fallback_strategy"] = [{"label_selector": one} for one in labels[1:]]
         return options

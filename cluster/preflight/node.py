@@ -169,7 +169,7 @@ def check_output(uri: str, theirs: str, ours: str, content: str) -> str | None:
 
 def _plain(text: str, name: str) -> str:
     """A message without the name of a file that is nobody's business: one for all nodes."""
-    return text.replace(f"/{name}", "")
+    return text.replace(f"/{name}", "").replace(f"{name}: ", "")
 
 
 def _read_new(folder: Any, name: str) -> bytes:

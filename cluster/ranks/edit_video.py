@@ -199,12 +199,13 @@ class _Finish:
         output = edit_output(self.video.video_id, result.edit_id)
         try:
             with timer("write"):
-                self.rank.write_clip(output, to_uint8(frames), self.inversion.fps)
+                size = self.rank.write_clip(output, to_uint8(frames), self.inversion.fps)
         except Exception as error:  # of this edit alone: no other rank waits for it
             return _failed(result, failure(error, together=False), timer)
         return replace(
             result,
             output=output,
+            size_bytes=size,
             metrics=self._measured(frames),
             timings=Timings(**timer.seconds),
         )

@@ -240,6 +240,7 @@ class RankEditor:
             start_frame=video.start_frame or 0,
             num_frames=video.num_frames,
             fps=video.fps,
+            limits=self.settings.limits,
             on_read=self.pulse,
         )
 
@@ -275,12 +276,13 @@ class RankEditor:
         own = self.settings.seed if video.seed is None else video.seed
         return derived_seed(own, video.video_id, *use)
 
-    def write_clip(self, name: str, frames: Tensor, fps: float) -> None:
-        """Store frames, uint8 [F, H, W, 3], as an MP4 below the output folder."""
+    def write_clip(self, name: str, frames: Tensor, fps: float) -> int:
+        """Store frames, uint8 [F, H, W, 3], as an MP4 below the output folder; its bytes."""
         buffer = io.BytesIO()
         write_clip(buffer, frames, fps=fps)
         self.output.write(name, buffer.getvalue())
         self.progress(f"the writing of {name}")
+        return buffer.tell()
 
 
 def _frames(video: VideoSpec) -> tuple[str, int | None, int | None, float | None]:

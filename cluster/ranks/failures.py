@@ -6,11 +6,10 @@ import os
 import traceback
 
 from cluster.ranks.messages import Answer
-from pipeline.errors import ErrorCode, RowError
+from pipeline.errors import ErrorCode, RowError, StorageFailed
 from pipeline.model.memory import is_out_of_memory
+from pipeline.storage.trouble import is_of_storage
 
-STORAGE_CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"}
-"""Packages below fsspec whose errors are not all OSErrors."""
 ACCELERATOR = ("CUDA", "cuDNN", "CUBLAS", "NCCL")
 """What stands in the text of an error of the accelerator that torch raises as a RuntimeError."""
 
@@ -55,6 +54,8 @@ def failure(error: Exception, *, together: bool = True) -> Answer:
 def as_row_error(error: Exception) -> RowError:
     """Any other exception as the error of a row, with the place where it was raised."""
     traceback.print_exception(error)
+    if isinstance(error, StorageFailed):
+        return RowError(error.trouble.code, str(error))
     where = traceback.extract_tb(error.__traceback__)[-1]
     text = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
     return RowError(_code(error), text, breaks_the_process(error))
@@ -75,10 +76,9 @@ def breaks_the_process(error: Exception) -> bool:
 
 
 def _code(error: Exception) -> ErrorCode:
-    packages = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
     if is_out_of_memory(error):
         return ErrorCode.OUT_OF_MEMORY
-    if isinstance(error, OSError) or packages & STORAGE_CLIENTS:
+    if is_of_storage(error):
         return ErrorCode.STORAGE
     return ErrorCode.INTERNAL
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from cluster.ranks.conversation import Conversation, Rank
@@ -48,7 +48,6 @@ class RankGroup:
 
     Attributes:
         starts: how often ranks were started.
-        failed_starts: how often in a row, up to now, they did not become ready.
     """
 
     def __init__(
@@ -68,12 +67,13 @@ class RankGroup:
         self.stall_deadline_s = stall_deadline_s
         self.environment = dict(environment or {})
         self.starts = 0
-        self.failed_starts = 0
         self._conversation: Conversation | None = None
         self._starting = threading.RLock()
         self._turns = _Turns()
 
-    def request(self, message: Request, *, alone: bool = False) -> list[Answer]:
+    def request(
+        self, message: Request, *, alone: bool = False, begin: Callable[[], None] = lambda: None
+    ) -> list[Answer]:
         """Send a message to all ranks, started first where there are none; one answer each.
 
         Where one rank fails and the others do not answer, its error alone is the answer. Then, and
@@ -81,6 +81,7 @@ class RankGroup:
 
         Args:
             alone: beside no other request, so that what happens is known to come of this one.
+            begin: called once the group is ready and it is this request's turn.
 
         Raises:
             RankDied, DeadlinePassed, RankGroupFailed: the group is gone; the next request starts
@@ -88,7 +89,9 @@ class RankGroup:
             GroupCannotStart: a rank refused to work.
         """
         with self._turns.take(alone):
-            return self.ready().ask(message)
+            ranks = self.ready()
+            begin()
+            return ranks.ask(message)
 
     def ready(self) -> Conversation:
         """Start the ranks where there are none. Raises as `request` does."""
@@ -103,7 +106,6 @@ class RankGroup:
     def start(self) -> None:
         """Start the ranks and wait until all of them are ready. Raises as `request` does."""
         self.starts += 1
-        self.failed_starts += 1  # until all are ready
         ranks: list[Rank] = []
         # The file has no name, so that none is left behind whoever dies when; ranks open it through
         # the descriptor that they inherit. Its name would have to outlive the start: NCCL opens it
@@ -123,7 +125,6 @@ class RankGroup:
         except BaseException:
             self.close()
             raise
-        self.failed_starts = 0
 
     def pids(self) -> list[int]:
         """The process ids of the ranks that were started."""

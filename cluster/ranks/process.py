@@ -49,7 +49,9 @@ def prepare(start: Start, channel: Channel) -> Handler:
         channel: reports progress to the owner.
     """
     from pipeline.settings import EditingSettings
+    from pipeline.storage import wait_long
 
+    wait_long(channel.progress)
     settings = from_dict(EditingSettings, start.settings)
     if start.work == "prompts":
         with large_imports():

@@ -15,6 +15,10 @@ SCHEMA = arrow_schema(EditResult)
 """The columns of a result row; the passthrough columns of the manifest follow them."""
 
 
+IDENTITY = ("video_id", "edit_id", "status", "fingerprint", "run", "finished_at")
+"""The columns without which a row says nothing; every version wrote them."""
+
+
 def join_tables(tables: Sequence[pa.Table]) -> pa.Table:
     """One table of all rows, with the columns of all tables; a row is null where it had none.
 
@@ -27,6 +31,20 @@ def join_tables(tables: Sequence[pa.Table]) -> pa.Table:
         if not _has_common_type(tables, name):
             tables = [_as_text(table, name) for table in tables]
     return pa.concat_tables(tables, promote_options="permissive")
+
+
+def foreign(schema: pa.Schema) -> str | None:
+    """Why a file is none of results, as the end of a sentence about it; None where it is one.
+
+    Columns that were declared later than the file was written may be missing.
+    """
+    if missing := [name for name in IDENTITY if name not in schema.names]:
+        return f"has no column {missing[0]!r}; expected a file of results"
+    for field in schema:
+        declared = SCHEMA.field(field.name) if field.name in SCHEMA.names else field
+        if not _may_be(field.type, declared.type):
+            return f"has a column {field.name!r} of {field.type}; expected {declared.type}"
+    return None
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -62,6 +80,18 @@ def _plain(value: pa.Scalar) -> Any:
         return value.as_buffer().to_pybytes().decode(errors="backslashreplace")
     except (ValueError, OverflowError):
         return " ".join(str(pa.array([value], value.type)).split()).strip("[ ]")
+
+
+def _may_be(kind: pa.DataType, declared: pa.DataType) -> bool:
+    """Whether a column of one type holds what one of the declared type does."""
+    families = (
+        pa.types.is_nested,
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_timestamp,
+        lambda one: pa.types.is_string(one) or pa.types.is_large_string(one),
+    )
+    return kind in (declared, pa.null()) or any(is_a(kind) and is_a(declared) for is_a in families)
 
 
 def _as_declared(table: pa.Table) -> pa.Table:

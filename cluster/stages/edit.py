@@ -7,6 +7,7 @@ the edits of a unit, whose video another stage inverted. The results are the sam
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ import pyarrow as pa
 from cluster.ranks.messages import Answer, EditVideo
 from cluster.results.schema import SCHEMA
 from cluster.stages.blocks import EditWork, VideoWork, rebuilt, work_of
-from cluster.stages.group import GroupStage
+from cluster.stages.group import GivenBack, GroupStage
 from cluster.stages.invert import inversion_of
 from pipeline.errors import ErrorCode
 from pipeline.records import EditResult, Timings, from_dict
@@ -37,16 +38,17 @@ class EditStage(GroupStage):
     def __call__(self, table: pa.Table) -> pa.Table:
         results: list[EditResult] = []
         origins: list[int] = []
-        for origin, work in enumerate(work_of(table)):
-            video = work
-            if self.inverts and video.pending:
-                video = self._inverted(video, *self.ask(inversion_of(video)))
-            made = self._refused(video)
-            for unit in self._units(video):
-                assert unit.inversion_result is not None
-                answer, tries = self.ask(EditVideo(unit.spec(), unit.inversion_result))
-                made += self._answered(unit, answer, tries)
-            self._forget(video, made)
+        for origin, video in enumerate(work_of(table)):
+            made: list[EditResult] = []
+            with suppress(GivenBack):  # what was made so far has its results
+                if self.inverts and video.pending:
+                    video = self._inverted(video, *self.ask(inversion_of(video)))
+                made += self._refused(video)
+                for unit in self._units(video):
+                    assert unit.inversion_result is not None
+                    answer, tries = self.ask(EditVideo(unit.spec(), unit.inversion_result))
+                    made += self._answered(unit, answer, tries)
+                self._forget(video, made)
             results.extend(made)
             origins.extend([origin] * len(made))
         return rebuilt(table, results, origins, SCHEMA)

@@ -8,11 +8,9 @@ loaded, by a process that is gone by then; later ones by the prompts stage, besi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import pyarrow as pa
 
 from cluster import quiet  # noqa: F401 - before Ray, which reads it when it is imported
 
@@ -21,12 +19,10 @@ import ray  # isort: skip
 from cluster.connection import FREED_S, free_gpus, reason
 from cluster.job import CannotRun, Job
 from cluster.layout.placement import Placement
-from cluster.manifest import ManifestFiles
 from cluster.progress import Event
 from cluster.stages.blocks import VideoWork
-from cluster.stages.check import CheckRows
 from cluster.stages.prompts import EncodePrompts, prompts_of, store_of
-from pipeline.errors import Unreadable, UnsupportedCheckpoint
+from pipeline.errors import UnsupportedCheckpoint
 from pipeline.model.checkpoint import open_checkpoint
 from pipeline.model.footprint import weight_bytes
 from pipeline.model.memory import gigabytes
@@ -46,29 +42,15 @@ BYTES = {"fp32": 4, "bf16": 2}
 
 @dataclass(frozen=True)
 class First:
-    """The first rows of a run.
+    """The first rows of a wave.
 
     Args:
-        check: the job's row check; it must be one that no row has passed yet.
-        rows: the rows of the manifest to take; all of them by default.
+        work: of the wave.
+        all: whether no others follow it.
     """
 
-    check: CheckRows
-    rows: pa.Table | None = None
-
-    def work(self, files: ManifestFiles) -> Iterator[VideoWork | None]:
-        """The pending work of the first rows; then None where there are others."""
-        left = FIRST_ROWS
-        try:
-            for table in files.tables() if self.rows is None else [self.rows]:
-                for video, _ in self.check.work_of(table.slice(0, left)):
-                    yield video
-                if left < table.num_rows:
-                    yield None
-                    return
-                left -= table.num_rows
-        except Unreadable:  # the graph meets it too, behind the rows before it
-            yield None
+    work: Sequence[VideoWork]
+    all: bool
 
 
 @dataclass(frozen=True)
@@ -137,11 +119,12 @@ def encoding(job: Job, placement: Placement) -> Job:
 def find_missing(job: Job, first: First) -> Missing:
     """The prompts of the first pending rows that storage does not hold."""
     wanted: dict[str, None] = {}
-    for video in first.work(job.files):
-        if video is None or len(wanted) >= FIRST_PROMPTS:
+    for video in first.work[:FIRST_ROWS]:
+        if len(wanted) >= FIRST_PROMPTS:
             return Missing(_not_held(job, list(wanted)[:FIRST_PROMPTS]), all=False)
         wanted |= dict.fromkeys(prompts_of(job, [video]))
-    return Missing(_not_held(job, list(wanted)), all=True)
+    everything = first.all and len(first.work) <= FIRST_ROWS
+    return Missing(_not_held(job, list(wanted)), all=everything)
 
 
 def encode_first(
@@ -187,9 +170,20 @@ def _wait_for(gpus: float) -> None:
 class Unheard:
     """A report that goes nowhere: the prompts stage counts the prompts again, and fails again."""
 
+    def __init__(self) -> None:
+        self.gives_up = False
+
+    def attend(self, stage: str) -> None: ...
+
     def happened(self, event: Event, times: int = 1) -> None: ...
 
-    def broken(self, reason: str) -> None: ...
+    def broken(self, reason: str) -> None:
+        self.gives_up = True
+
+    def repaired(self) -> None: ...
+
+    def may_start(self) -> bool:
+        return not self.gives_up
 
 
 def encoder_memory(job: Job) -> int:

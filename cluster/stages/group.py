@@ -1,44 +1,85 @@
 """A stage whose work is done by a rank group.
 
 Each is an actor of Ray Data that reserves all the GPUs of its group and owns the group's processes.
-Every stage turns what goes wrong with a row into values of that row, so a row never vanishes: a
-failed one passes the later stages to the results.
+Every stage turns what goes wrong with a row into values of that row, so a failed row passes the
+later stages to the results. Only a row that is given back, since the driver takes no new work, has
+no row of its own: the driver sees that it is missing.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from typing import ClassVar, NoReturn, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from cluster.job import Job
+from cluster.output.attempts import Attempts, History, digest
 from cluster.progress import Event
 from cluster.ranks.failures import DeadlinePassed, GroupCannotStart, RankGroupFailed
-from cluster.ranks.messages import Answer, Request, Start, Work, joined, ran_out_of_memory
+from cluster.ranks.messages import (
+    Answer,
+    EditVideo,
+    Request,
+    Start,
+    Work,
+    joined,
+    ran_out_of_memory,
+)
 from cluster.ranks.owner import RankGroup, rank_command
 from cluster.settings import GroupSettings
+from cluster.stages.alone import alone_on_the_node
 from cluster.stages.environment import rank_environment
 from pipeline.errors import ErrorCode
 from pipeline.model.checkpoint import EDITING_PARTS, PROMPT_PARTS, open_checkpoint
+from pipeline.storage import Folder
 
 START_TRIES = 3
-"""A group that had worked and could not be started so often in a row ends the job."""
+"""A group that could not be started so often in a row is broken."""
 SMALLEST = 1
 """Branches that go through a block at once."""
-START_PAUSE_S = 10.0
-"""Before a start after one that failed; after two it is twice as long. What the group could not
-read may be back by then."""
+START_PAUSE_S = 3.0
+"""Before a start after one that failed; after two it is twice as long, and so on."""
+HOLD_S = 60.0
+"""The longest pause: a broken group tries so often. What it could not read may be back by then."""
+POLL_S = 1.0
+"""A group that waits asks so often whether it may still start."""
+
+
+class GivenBack(Exception):
+    """A row, or some edits of it, that this group has not begun: the driver takes no new work.
+
+    The text is why the group cannot start, where it cannot.
+    """
 
 
 class Report(Protocol):
-    """What the stages report to the driver beside their rows."""
+    """What the stages say to the driver beside their rows, and the driver to them.
+
+    None of it raises: where the driver cannot be reached, nothing is reported, and work goes on.
+    """
+
+    def attend(self, stage: str) -> None:
+        """Say from now on that the stage's process is there."""
 
     def happened(self, event: Event, times: int = 1) -> None:
         """It is shown while the job runs."""
 
     def broken(self, reason: str) -> None:
-        """The stage's ranks cannot work at all: the job is going to fail for this reason."""
+        """This group cannot start. It holds its rows, and tries again now and then."""
+
+    def repaired(self) -> None:
+        """This group, which was broken, works again."""
+
+    def may_start(self) -> bool:
+        """Whether a row, or the next edits of one, may begin; False: it is given back.
+
+        Blocks while the driver takes no new work. Called before each, and while a broken group
+        holds its rows.
+        """
 
 
 class GroupStage:
@@ -84,70 +125,129 @@ class GroupStage:
             stall_deadline_s=job.cluster.stall_deadline_s,
             environment=rank_environment(device, threads),
         )
-        # An exception here would reach the driver as text, after tries of Ray's own: it waits for
-        # the first row.
-        self.broken: Exception | None = None
+        self.attempts = Attempts(Folder(job.editing.output), job.run)
+        self.fingerprint = job.fingerprint()
+        self.failed_starts, self.reason, self.worked = 0, "", False
+        report.attend(self.name)
         self.begin()
 
     def begin(self) -> None:
-        """Start the group for the first time; a failure ends the job."""
-        try:
-            fetch_checkpoint(self.job, self.work)
-            self.group.start()
-            self.report.happened(cast(Event, f"{self.name} ready"))
-        except (GroupCannotStart, RankGroupFailed) as error:
-            self.broken = error
+        """Start the group. One that cannot start takes no rows: it stays in here, until the driver
+        takes no new work."""
+        with suppress(GivenBack):
+            self._start()
 
     def ask(self, request: Request) -> tuple[Answer, int]:
         """The group's answer to a request, and how often it was tried. For two threads at once.
 
         A group that dies or hangs is rebuilt and asked again, `retries` times; then the answer is
-        an error that quarantines the row. A rebuild that fails is a try like any other. A try that
-        ended with a group in which another request was at work too is not counted, and from then on
-        the request goes alone: a row costs itself only.
+        an error that quarantines the row. The tries are on record (`cluster.output.attempts`), so
+        that one that ends this process, or its node, counts as well. A try that ended with a group
+        in which another request was at work too is not counted, and from then on the request goes
+        alone: a row costs itself only.
 
         Where the group must be started again since its memory ran out, it and all later ones take
         the smallest parts, and the request is asked once more.
 
         Raises:
-            GroupCannotStart, RankGroupFailed: the group could not be started at all, or not again,
-                for several tries; the driver has the reason.
+            GivenBack: the driver takes no new work.
         """
-        if self.broken:
-            self._give_up(self.broken)
-        tries, again, smaller = 0, False, 0
-        while True:
+        self._wait(0.0)
+        history = self.attempts.of(self._digest(request), _what(request))
+        smaller = 0
+        while len(history.charged) <= self.job.cluster.retries:
+            self._start()
             parts = self.group.start_message.branches_at_once
             try:
-                self._start_where_it_ended()
-                answers = self.group.request(request, alone=again)
-                if parts == SMALLEST or not ran_out_of_memory(answers):
-                    return joined(answers), tries + smaller + 1
-                smaller += 1
-                start = replace(self.group.start_message, branches_at_once=SMALLEST)
-                self.group.start_message = start
+                with self._beside_no_other(history):
+                    answers = self.group.request(request, alone=history.alone, begin=history.begin)
             except (RankGroupFailed, GroupCannotStart) as error:
-                again = True
-                tries += error.charged
-                refused = self.group.failed_starts
-                if refused >= START_TRIES:
-                    self._give_up(error)
-                if tries > self.job.cluster.retries:
-                    late = isinstance(error, DeadlinePassed)
-                    code = ErrorCode.DEADLINE if late else ErrorCode.RANK_DIED
-                    text = f"the group could not start again: {error}" if refused else str(error)
-                    return Answer(error_code=code, error=f"{text} (tried {tries} times)"), tries
+                late = isinstance(error, DeadlinePassed)
+                code = ErrorCode.DEADLINE if late else ErrorCode.RANK_DIED
+                history.failed(code, str(error), charged=error.charged)
+                continue
+            if parts == SMALLEST or not ran_out_of_memory(answers):
+                tries = len(history.charged) + smaller + 1
+                history.answered()
+                return joined(answers), tries
+            smaller += 1
+            start = replace(self.group.start_message, branches_at_once=SMALLEST)
+            self.group.start_message = start
+        code = history.charged[-1].code
+        return Answer(error_code=code, error=history.text()), len(history.charged)
 
-    def _start_where_it_ended(self) -> None:
-        """One thread at a time, so that the tries of all have their pauses between them."""
+    @contextmanager
+    def _beside_no_other(self, history: History) -> Iterator[None]:
+        """Where a request may bring down its node, it is the only such one on it."""
+        if not history.takes_its_owner_along:
+            yield
+            return
+        with alone_on_the_node(self.job.editing.output, self._wait):
+            yield
+
+    def _start(self) -> None:
+        """Start the ranks where there are none, after as many tries as it takes.
+
+        One thread at a time, so that the tries of all have their pauses between them.
+
+        Raises:
+            GivenBack: the driver takes no new work.
+        """
         with self.starting:
-            time.sleep(START_PAUSE_S * self.group.failed_starts)
-            self.group.ready()
+            while not self._started():
+                self.failed_starts += 1
+                if self.failed_starts == START_TRIES:
+                    self.report.broken(self.reason)
+                self._wait(min(HOLD_S, START_PAUSE_S * self.failed_starts))
+            if self.failed_starts >= START_TRIES:
+                self.report.repaired()
+            self.failed_starts, self.reason = 0, ""
 
-    def _give_up(self, error: Exception) -> NoReturn:
-        self.broken = error
-        self.report.broken(str(error))
-        raise error
+    def _started(self) -> bool:
+        try:
+            if not self.worked:
+                fetch_checkpoint(self.job, self.work)
+            self.group.ready()
+        except (GroupCannotStart, RankGroupFailed) as error:
+            traceback.print_exception(error)
+            self.reason = str(error)
+            return False
+        if not self.worked:
+            self.worked = True
+            self.report.happened(cast(Event, f"{self.name} ready"))
+        return True
+
+    def _wait(self, seconds: float) -> None:
+        """Wait, unless the driver takes no new work: see `Report.may_start`.
+
+        Raises:
+            GivenBack: it does not.
+        """
+        until = time.monotonic() + seconds
+        while True:
+            if not self.report.may_start():
+                raise GivenBack(self.reason)
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, POLL_S))
+
+    def _digest(self, request: Request) -> str:
+        """What a request is, in this run and the next: not what its inversion happened to take."""
+        values = asdict(request)
+        values.pop("inversion", None)
+        return digest(self.fingerprint, type(request).__name__, values)
+
+
+def _what(request: Request) -> str:
+    """What a person calls it."""
+    video: Any = getattr(request, "video", None)
+    if video is None:
+        return "the encoding of prompts"
+    edits = ", ".join(str(edit.edit_id) for edit in video.edits)
+    return (
+        f"{video.video_id}: {f'edits {edits}' if isinstance(request, EditVideo) else 'inversion'}"
+    )
 
 
 def fetch_checkpoint(job: Job, work: Work) -> None:

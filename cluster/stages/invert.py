@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 from cluster.job import Job
 from cluster.ranks.messages import InvertVideo
 from cluster.stages.blocks import VideoWork, rebuilt, work_of
-from cluster.stages.group import GroupStage
+from cluster.stages.group import GivenBack, GroupStage
 
 
 class InvertVideos(GroupStage):
@@ -22,14 +23,18 @@ class InvertVideos(GroupStage):
         super().__init__("edits", *args)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        videos = work_of(table)
-        for place, video in enumerate(videos):
-            if video.pending:
-                answer, tries = self.ask(inversion_of(video))
-                videos[place] = video.inverted(answer, tries)
-                if not answer.error_code:
-                    self.report.happened("video inverted")
-        return rebuilt(table, videos, range(len(videos)))
+        videos: list[VideoWork] = []
+        origins: list[int] = []
+        for origin, video in enumerate(work_of(table)):
+            with suppress(GivenBack):
+                if video.pending:
+                    answer, tries = self.ask(inversion_of(video))
+                    video = video.inverted(answer, tries)
+                    if not answer.error_code:
+                        self.report.happened("video inverted")
+                videos.append(video)
+                origins.append(origin)
+        return rebuilt(table, videos, origins)
 
 
 def inversion_of(video: VideoWork) -> InvertVideo:

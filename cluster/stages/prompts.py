@@ -12,7 +12,7 @@ from cluster.ranks.messages import Answer
 from cluster.ranks.messages import EncodePrompts as EncodeRequest
 from cluster.settings import GroupSettings
 from cluster.stages.blocks import VideoWork, rebuilt, work_of
-from cluster.stages.group import GroupStage, Report
+from cluster.stages.group import GivenBack, GroupStage, Report
 from pipeline.model.prompts import PromptStore
 
 PROMPTS_AT_ONCE = 16
@@ -49,17 +49,36 @@ class EncodePrompts(GroupStage):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         videos = work_of(table)
-        failed = self.encode(prompts_of(self.job, videos))
+        try:
+            failed = self.encode(prompts_of(self.job, videos))
+        except GivenBack:
+            return self._encoded_part(table, videos)
         for place, video in enumerate(videos):
             texts = prompts_of(self.job, [video]) if failed else ()
             if answer := next((failed[text] for text in texts if text in failed), None):
                 videos[place] = video.failed(answer)
         return rebuilt(table, videos, range(len(videos)))
 
+    def _encoded_part(self, table: pa.Table, videos: Sequence[VideoWork]) -> pa.Table:
+        """The rows of a block that need no prompt beyond those that were encoded."""
+        places = [
+            place
+            for place, video in enumerate(videos)
+            if self.encoded.issuperset(prompts_of(self.job, [video]))
+        ]
+        return rebuilt(table, [videos[place] for place in places], places)
+
     def encode(self, prompts: Iterable[str]) -> dict[str, Answer]:
-        """Have prompts encoded; returns the answers for those that could not be."""
+        """Have prompts encoded; returns the answers for those that could not be.
+
+        Raises:
+            GivenBack: the driver takes no new work.
+        """
         new = [prompt for prompt in prompts if prompt not in self.encoded]
         missing = self._missing(new)
+        if found := len(new) - len(missing):
+            self.report.happened("prompt encoded", found)
+        self.encoded.update(set(new) - set(missing))
         self._begin(needed=bool(missing))
         failed: dict[str, Answer] = {}
         for first in range(0, len(missing), PROMPTS_AT_ONCE):
@@ -69,9 +88,7 @@ class EncodePrompts(GroupStage):
                 failed |= dict.fromkeys(some, answer)
             else:
                 self.report.happened("prompt encoded", len(some))
-        if found := len(new) - len(missing):
-            self.report.happened("prompt encoded", found)
-        self.encoded.update(prompt for prompt in new if prompt not in failed)
+                self.encoded.update(some)
         return failed
 
     def close(self) -> None:

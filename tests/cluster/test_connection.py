@@ -1,18 +1,23 @@
 """Ray for the length of a run: started here, joined, or why not."""
 
+import inspect
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import ray
 from ray._private.utils import check_version_info
 
 from cluster import connection
 from cluster.connection import HEAD_TRIES, connected, reason
+from cluster.driver import sudden_end
 from cluster.job import CannotRun
 from cluster.settings import GroupSettings
 from tests.small_jobs import a_job
@@ -174,21 +179,21 @@ def test_a_reason_has_no_traceback_of_another_process() -> None:
     assert reason(RuntimeError(trace)) == "RuntimeError: Last error: RpcError: timed out"
 
 
-def test_the_handler_of_sigterm_that_ray_puts_in_place_does_not_stay(
+def test_ray_puts_no_handler_of_sigterm_in_the_place_of_the_commands(
     fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     came = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: came.set())
 
     def init(**_: Any) -> None:
-        signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit(15)))
+        connection.utils.set_sigterm_handler(lambda *_: sys.exit(15))
         signal.raise_signal(signal.SIGTERM)  # while Ray starts
 
     monkeypatch.setattr(fake_ray, "init", init)
     try:
-        with pytest.raises(SystemExit), connected(a_job()):
-            pass
-        assert came.is_set(), "the command did not learn of the signal"
+        with connected(a_job()):
+            assert came.is_set(), "the command did not learn of the signal"
+        assert "set_sigterm_handler" in inspect.getsource(inspect.unwrap(ray.init))
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -230,3 +235,50 @@ def test_ray_waits_for_a_block_however_long_it_takes(monkeypatch: pytest.MonkeyP
     context = DataContext()
     connection.configure(a_job())
     assert context.execution_no_progress_timeout_s == -1
+
+
+def test_what_a_failed_start_left_running_is_ended_before_the_next_try(
+    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray forgets the processes of a start that fails, and they would stay."""
+    left: list[subprocess.Popen[bytes]] = []
+    ended: list[bool] = []
+
+    def init(**_: Any) -> None:
+        ended.extend(one.wait(10) == -signal.SIGKILL for one in left)
+        left.append(subprocess.Popen(["sleep", "60"]))
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(fake_ray, "init", init)
+    before = subprocess.Popen(["sleep", "60"])
+    try:
+        complaint()
+        assert ended == [True]
+        assert [one.wait(10) for one in left] == [-signal.SIGKILL] * 2
+        assert before.poll() is None, "it was there before Ray"
+    finally:
+        before.kill()
+        before.wait()
+
+
+def test_a_run_whose_process_ends_all_at_once_has_a_last_word() -> None:
+    """As Ray ends it: its native code exits without a word a minute after the head is gone."""
+    program = (
+        "import os\nfrom cluster.driver.sudden_end import last_word\n"
+        "with last_word():\n    pass\n"
+        "with last_word():\n    os._exit(1)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, check=False, timeout=60
+    )
+    assert run.returncode == 1
+    assert run.stderr == f"\n{sudden_end.MESSAGE}\n"  # of the second block alone
+    for part in ("cluster's head", "Results are stored", "`ray status`", "same command again"):
+        assert part in run.stderr
+
+
+def test_a_cluster_whose_nodes_are_all_gone_is_not_told_to_add_some(fake_ray: FakeRay) -> None:
+    fake_ray.nodes()[1]["Alive"] = False
+    text = complaint()
+    for part in ("no node", "raylet", "results so far are stored", "same command again"):
+        assert part in text

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
 
@@ -17,10 +15,9 @@ from cluster import dataflow
 from cluster.connection import free_gpus
 from cluster.job import CannotRun, Job
 from cluster.layout.placement import Node, Placement, place
-from cluster.results.ledger import Keys
 from cluster.settings import PromptSettings
 from cluster.stages import first_prompts, group
-from cluster.stages.check import CheckRows
+from cluster.stages.blocks import work_of
 from cluster.stages.first_prompts import (
     First,
     Missing,
@@ -30,11 +27,12 @@ from cluster.stages.first_prompts import (
     encoding,
 )
 from cluster.stages.prompts import EncodePrompts, store_of
-from pipeline.errors import Unreadable
 from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
 from pipeline.settings import EditingSettings
 from tests.cluster.ranks.test_owner import COMMAND
 from tests.cluster.test_stages import a_row
+from tests.in_process import Control
+from tests.pending_rows import pending_of, work_table
 from tests.small_jobs import a_job
 
 GIGABYTE = 1e9
@@ -46,8 +44,8 @@ def job(tmp_path: Path, checkpoints: dict[str, Path]) -> Job:
     return replace(a_job(prompts=PromptSettings(gpus=0)), editing=editing)
 
 
-def first_of(job: Job, *rows: dict[str, Any]) -> First:
-    return First(CheckRows(job, Keys.of([]), {}), pa.Table.from_pylist(list(rows)))
+def first_of(job: Job, *rows: dict[str, Any], all: bool = True) -> First:
+    return First(work_of(work_table(job, rows)), all)
 
 
 def on(job: Job, gpus: int, memory: float | None = 64 * GIGABYTE) -> Placement:
@@ -88,14 +86,8 @@ def test_a_large_manifest_is_read_only_as_far_as_its_first_prompts(
     assert first_prompts.find_missing(job, first_of(job, *rows)).all
 
 
-def test_rows_that_cannot_be_read_are_left_to_the_graph(job: Job) -> None:
-    class Files:
-        def tables(self) -> Iterator[pa.Table]:
-            yield pa.Table.from_pylist([a_row("a", "red")])
-            raise Unreadable("damaged")
-
-    damaged = replace(job, files=Files())  # type: ignore[arg-type]
-    found = first_prompts.find_missing(damaged, First(CheckRows(job, Keys.of([]), {})))
+def test_prompts_of_later_waves_may_be_missing_too(job: Job) -> None:
+    found = first_prompts.find_missing(job, first_of(job, a_row("a", "red"), all=False))
     assert found == Missing(["", "red"], all=False)
 
 
@@ -151,13 +143,15 @@ def test_the_first_prompts_are_encoded_before_the_graph_is_made(
     monkeypatch.setattr(dataflow, "configure", lambda _: None)
     monkeypatch.setattr(dataflow, "preflight", lambda _: [])
     monkeypatch.setattr(dataflow, "graph", graph)
-    monkeypatch.setattr(dataflow, "Events", lambda: type("Events", (), {"tally": None}))
+    monkeypatch.setattr(dataflow, "Control", Control)
+    monkeypatch.setattr(dataflow, "alive_nodes", list)
     monkeypatch.setattr(first_prompts, "encode_first", encode)
-    rows, shown = pa.Table.from_pylist([a_row("a", "red")]), list[Any]()
+    shown = list[Any]()
     with pytest.raises(Stopped):
-        dataflow.run(job, Keys.of([]), {}, shown.append, rows=rows)
+        dataflow.run(job, pending_of(job, [a_row("a", "red")]), shown.append)
     assert order == ["encoded ['', 'red']", "graph"]
-    assert [(one.stage, one.ready) for one in shown[0].groups] == [("prompts", 1)]
+    encoding = next(one for one in shown if one.groups)
+    assert [(one.stage, one.ready) for one in encoding.groups] == [("prompts", 1)]
 
 
 @pytest.mark.parametrize(("gpus", "missing"), [(0, True), (2, False)])
@@ -175,9 +169,9 @@ def test_text_encoders_reserve_memory_and_run_in_the_precision_of_the_job(
             return self
 
     monkeypatch.setattr(dataflow.ray.data, "from_arrow", lambda _: Rows())
-    check = (job, Keys.of([]), {}, None)
-    rows = pa.Table.from_pylist([a_row("a")])
-    dataflow.graph(job, check, on(job, gpus), None, rows, Prepared(77, missing))  # type: ignore[arg-type]
+    dataflow.graph(
+        job, work_table(job, [a_row("a")]), on(job, gpus), Control(), Prepared(77, missing)
+    )
     assert made["EncodePrompts"]["memory"] == 77
     assert [name for name, options in made.items() if "memory" in options] == ["EncodePrompts"]
     as_encoded, _, _, device, _, at_once = made["EncodePrompts"]["fn_constructor_args"]

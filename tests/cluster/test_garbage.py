@@ -8,8 +8,6 @@ import pytest
 import yaml
 
 from cluster.garbage import Unneeded, collect_garbage, find_garbage, tidy
-from cluster.results.ledger import Keys
-from cluster.stages.check import CheckRows
 from jobs.clean import clean
 from jobs.errors import JobError
 from jobs.manifest.writing import write_manifest
@@ -19,8 +17,8 @@ from jobs.spec import load_job
 from pipeline.settings import TrajectorySettings
 from pipeline.storage import Folder
 from pipeline.trajectories.index import INDEX
-from tests.cluster.checked_row import work_of_row
 from tests.cluster.test_results import a_result, store
+from tests.pending_rows import work_of_row
 from tests.pipeline.trajectories.test_trajectory import entries
 from tests.pipeline.trajectories.test_trajectory import store as store_trajectory
 from tests.small_jobs import a_job
@@ -228,7 +226,7 @@ def test_a_trajectory_that_a_pending_edit_needs_stays_where_its_video_has_done_o
 
 def done(prepared: Prepared, row: dict[str, Any]) -> dict[str, Any]:
     """The result of a row's edit `red`, as a run of this job writes it."""
-    work = work_of_row(CheckRows(prepared.job, Keys.of([]), {}), row)
+    work = work_of_row(prepared.job, row)
     assert work is not None
     (red,) = [edit for edit in work.edits if edit.edit_id == "red"]
     key = f"of-{work.video_id}"

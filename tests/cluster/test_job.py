@@ -79,6 +79,10 @@ SAME: dict[str, Any] = {
     "inversion.round_trip": True,
     "reconstruction.edits_at_once": 1,
     "trajectory.keep": "never",
+    "limits.file_gb": 1.0,
+    "limits.pixels": 1000,
+    "limits.frames": 1000,
+    "limits.memory_gb": 1.0,
 }
 """Another value of every setting that changes none."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.manifest import carried, common_type
-from cluster.results.ledger import Keys
 from cluster.results.schema import plain_rows
-from cluster.scan import count_pending, scan_manifest
-from cluster.stages.check import CheckRows
 from jobs.manifest.checks import check_manifest
+from tests.pending_rows import pending_of
 from tests.small_jobs import a_job
 
 DAY = datetime.date(2024, 2, 29)
@@ -229,14 +228,12 @@ def test_rows_with_one_id_are_told_apart_by_values_that_python_cannot_hold(tmp_p
     table = a_table(3, video_id=pa.array(["a", "a", "b"]), far=far)
     table = table.set_column(0, "video", pa.array(["same.mp4"] * 3))
     files = check_manifest(stored(tmp_path / "m.parquet", table)).files
-    scan = scan_manifest(files)
-    assert (scan.videos, scan.edits, set(scan.repeated)) == (3, 3, {"a"})
-    check = CheckRows(a_job(), Keys.of([]), scan.repeated)
-    (found,) = files.tables()
-    made = check(found.take([1, 2, 0]))  # the graph keeps no order
-    assert made["error_code"].to_pylist() == ["duplicate_video_id", None, None]
-    assert made["far"].cast(pa.int64()).to_pylist() == [253_402_300_801_000, 0, 253_402_300_800_000]
-    assert count_pending(files, CheckRows(a_job(), Keys.of([]), scan.repeated))[0] == 3
+    rows = pending_of(replace(a_job(), files=files))
+    assert (rows.scan.videos, rows.scan.edits, rows.edits) == (3, 3, 3)
+    (checked,) = rows
+    assert checked.refused["error_code"].to_pylist() == ["duplicate_video_id"]
+    assert checked.refused["far"].cast(pa.int64()).to_pylist() == [253_402_300_801_000]
+    assert checked.work["far"].cast(pa.int64()).to_pylist() == [253_402_300_800_000, 0]
 
 
 def test_a_string_that_is_not_utf8_costs_its_row_only(tmp_path: Path) -> None:
@@ -246,9 +243,8 @@ def test_a_string_that_is_not_utf8_costs_its_row_only(tmp_path: Path) -> None:
     edits = pa.ListArray.from_arrays([0, 1, 2, 3], prompts)
     table = a_table(3, note=latin).set_column(0, "video", latin).set_column(1, "edits", edits)
     files = check_manifest(stored(tmp_path / "m.parquet", table)).files
-    assert scan_manifest(files).videos == 3
-    (found,) = files.tables()
-    made = CheckRows(a_job(), Keys.of([]), {})(found)
-    assert made["video"].to_pylist() == [r"/clips/\xe9.mp4", "b.mp4", "/clips/c.mp4"]
-    assert made["error_code"].to_pylist() == [None, "bad_value", None]
-    assert [row["note"] for row in plain_rows(made)] == [r"\xe9.mp4", "b.mp4", "c.mp4"]
+    (checked,) = pending_of(replace(a_job(), files=files))
+    assert checked.work["video"].to_pylist() == [r"/clips/\xe9.mp4", "/clips/c.mp4"]
+    assert [row["note"] for row in plain_rows(checked.work)] == [r"\xe9.mp4", "c.mp4"]
+    assert checked.refused["error_code"].to_pylist() == ["bad_value"]
+    assert checked.refused["note"].to_pylist() == ["b.mp4"]

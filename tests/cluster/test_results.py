@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cluster.results.compaction import compact, current_rows
-from cluster.results.ledger import Keys, ResultWriter, done_key, read_done, read_parts
+from cluster.results.parts import read_parts
 from cluster.results.schema import SCHEMA, join_tables, to_parquet
 from pipeline.records import EditResult, Metrics, from_dict
 from pipeline.storage import Folder
+from tests.pending_rows import done_edits
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 OLDER = pa.schema(
@@ -38,7 +37,11 @@ def a_result(video: str, edit: str, status: str = "ok", minute: int = 0, **value
 
 
 def store(output: Folder, run: str, *rows: dict) -> None:
-    ResultWriter(output, run).write([pa.Table.from_pylist(list(rows), schema=SCHEMA)])
+    store_table(output, run, pa.Table.from_pylist(list(rows), schema=SCHEMA))
+
+
+def store_table(output: Folder, run: str, table: pa.Table, file: int = 0) -> None:
+    output.write(f"results/{run}-{file:06d}.parquet", to_parquet(table))
 
 
 def store_older(output: Folder, run: str, *rows: dict) -> None:
@@ -49,20 +52,6 @@ def store_older(output: Folder, run: str, *rows: dict) -> None:
 
 def all_rows(output: Folder) -> list[dict]:
     return [row for _, table in read_parts(output) for row in table.to_pylist()]
-
-
-@given(st.lists(st.text(max_size=20), unique=True), st.lists(st.text(max_size=20)))
-def test_keys_hold_just_what_was_put_in(inside: list[str], others: list[str]) -> None:
-    keys = Keys.of(inside)
-    assert len(keys) == len(inside)
-    assert all(text in keys for text in inside)
-    assert [text in keys for text in others] == [text in inside for text in others]
-
-
-def test_keys_beyond_the_last_one_are_none_of_many() -> None:
-    keys = Keys.of(str(number) for number in range(300))
-    assert not any(str(number) in keys for number in range(300, 5000))
-    assert all(str(number) in keys for number in range(300))
 
 
 def test_results_from_before_metrics_had_reasons_stand_beside_new_ones(tmp_path: Path) -> None:
@@ -82,10 +71,10 @@ def test_results_from_before_metrics_had_reasons_stand_beside_new_ones(tmp_path:
 def test_only_an_ok_row_is_done(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
     store(output, "r1", a_result("v", "a"), a_result("v", "b", "failed"))
-    done = read_done(output)
-    assert done_key("v", "a", "f") in done
-    assert done_key("v", "b", "f") not in done
-    assert done_key("v", "a", "other settings") not in done
+    done = done_edits(output)
+    assert ("v", "a", "f") in done
+    assert ("v", "b", "f") not in done
+    assert ("v", "a", "other settings") not in done
 
 
 def test_compaction_keeps_the_newest_row_of_each_edit(tmp_path: Path) -> None:
@@ -104,9 +93,9 @@ def test_the_newest_row_is_the_one_that_was_finished_last_in_whatever_file(tmp_p
     store(output, "r1", a_result("v", "a", "failed", 5), a_result("v", "b", minute=5, seed=2))
     store(output, "r2", a_result("v", "a", minute=1), a_result("v", "b", "failed", 1))
     store(output, "r3", a_result("v", "a", minute=2), a_result("v", "b", minute=5, seed=3))
-    done = read_done(output)
-    assert done_key("v", "a", "f") not in done
-    assert done_key("v", "b", "f") in done
+    done = done_edits(output)
+    assert ("v", "a", "f") not in done
+    assert ("v", "b", "f") in done
     compact(output, "r3")
     rows = {row["edit_id"]: row for row in all_rows(output)}
     assert len(all_rows(output)) == 2
@@ -130,12 +119,9 @@ def test_many_rows_are_compacted_into_few_files_and_then_left(
 ) -> None:
     monkeypatch.setattr("cluster.results.compaction.ROWS_PER_FILE", 3)
     output = Folder(str(tmp_path))
-    writer = ResultWriter(output, "r1")
     for number in range(10):
         row = a_result(f"v{number}", "a")
-        writer.write([pa.Table.from_pylist([row], schema=SCHEMA)])
-    writer.write([pa.Table.from_pylist([], schema=SCHEMA)])
-    assert output.list("results") == [f"results/r1-{n:06d}.parquet" for n in range(10)]
+        store_table(output, "r1", pa.Table.from_pylist([row], schema=SCHEMA), number)
     compact(output, "r2")
     files = output.list("results")
     assert files == [f"results/r2-compact-{n:06d}.parquet" for n in range(4)]
@@ -164,7 +150,7 @@ def test_rows_of_runs_with_other_columns_are_kept_together(tmp_path: Path) -> No
     output = Folder(str(tmp_path))
     store(output, "r1", a_result("v", "a"))
     table = pa.Table.from_pylist([a_result("w", "a")], schema=SCHEMA)
-    ResultWriter(output, "r2").write([table.append_column("split", pa.array(["train"]))])
+    store_table(output, "r2", table.append_column("split", pa.array(["train"])))
     compact(output, "r2")
     assert {row["video_id"]: row["split"] for row in all_rows(output)} == {"v": None, "w": "train"}
 
@@ -222,7 +208,7 @@ def test_a_row_that_was_refused_for_its_id_does_not_take_the_place_of_the_ids_ow
     compact(output, "r3")
     kept = sorted((row["video"] or "", row["status"]) for row in all_rows(output))
     assert kept == [("", "ok"), ("a.mp4", "ok"), ("b.mp4", "failed"), ("c.mp4", "failed")]
-    assert done_key("v", "a", "f") in read_done(output)
+    assert ("v", "a", "f") in done_edits(output)
 
 
 def test_refused_rows_go_when_a_later_run_has_rows_in_their_place(tmp_path: Path) -> None:
@@ -246,22 +232,22 @@ def test_an_edit_that_other_settings_wrote_over_is_not_done(tmp_path: Path) -> N
     output = Folder(str(tmp_path))
     store(output, "r1", a_result("v", "a", fingerprint="six"), a_result("v", "b"))
     store(output, "r2", a_result("v", "a", minute=1, fingerprint="three"))
-    done = read_done(output)
+    done = done_edits(output)
     assert len(done) == 2
-    assert done_key("v", "a", "three") in done
-    assert done_key("v", "b", "f") in done
+    assert ("v", "a", "three") in done
+    assert ("v", "b", "f") in done
     # A row that was refused, perhaps for having this one's ids, says nothing of the edit.
     store(output, "r3", a_result("v", "a", "failed", minute=2, fingerprint=None))
-    assert len(read_done(output)) == 2
+    assert len(done_edits(output)) == 2
     store(output, "r4", a_result("v", "a", "failed", minute=3, fingerprint="six"))
-    assert len(read_done(output)) == 1
+    assert len(done_edits(output)) == 1
 
 
 def test_a_column_whose_type_was_changed_becomes_text(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
     for run, weight in (("r1", "heavy"), ("r2", 1.5)):
         table = pa.Table.from_pylist([a_result(run, "a")], schema=SCHEMA)
-        ResultWriter(output, run).write([table.append_column("weight", pa.array([weight]))])
+        store_table(output, run, table.append_column("weight", pa.array([weight])))
     compact(output, "r2")
     assert {row["video_id"]: row["weight"] for row in all_rows(output)} == {
         "r1": "heavy",
@@ -273,7 +259,7 @@ def test_whole_numbers_beside_others_stay_numbers(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
     for run, weight in (("r1", 1), ("r2", 1.5)):
         table = pa.Table.from_pylist([a_result(run, "a")], schema=SCHEMA)
-        ResultWriter(output, run).write([table.append_column("weight", pa.array([weight]))])
+        store_table(output, run, table.append_column("weight", pa.array([weight])))
     store(output, "r3", a_result("r1", "a", minute=1))
     compact(output, "r3")
     assert [row["weight"] for row in all_rows(output)] == [1.5, None]
@@ -283,7 +269,7 @@ def test_an_integer_that_no_float_holds_becomes_text_beside_floats(tmp_path: Pat
     output = Folder(str(tmp_path))
     for run, post in (("r1", 2**53 + 1), ("r2", 1.5)):
         table = pa.Table.from_pylist([a_result(run, "a")], schema=SCHEMA)
-        ResultWriter(output, run).write([table.append_column("post", pa.array([post]))])
+        store_table(output, run, table.append_column("post", pa.array([post])))
     compact(output, "r2")
     assert {row["post"] for row in all_rows(output)} == {"9007199254740993", "1.5"}
 
@@ -333,9 +319,9 @@ def test_older_results_with_short_integers_are_read_and_compacted(tmp_path: Path
     output = Folder(str(tmp_path))
     assert OLDER != SCHEMA
     store_older(output, "r1", a_result("v", "a", frames=33), a_result("v", "b", "failed", frames=9))
-    assert done_key("v", "a", "f") in read_done(output)
+    assert ("v", "a", "f") in done_edits(output)
     store(output, "r2", a_result("v", "b", minute=1, frames=17, attempts=2))
-    assert len(read_done(output)) == 2
+    assert len(done_edits(output)) == 2
     before = current_rows(output)
     compact(output, "r2")
     assert before == current_rows(output)
@@ -360,7 +346,7 @@ def test_results_whose_metrics_have_other_names_are_joined(tmp_path: Path) -> No
     schema = SCHEMA.set(place, SCHEMA.field("metrics").with_type(other))
     measured = {"flicker": 0.25, "sharpness": 3.0}
     table = pa.Table.from_pylist([a_result("v", "a", metrics=measured)], schema=schema)
-    ResultWriter(output, "r1").write([table])
+    store_table(output, "r1", table)
     store(output, "r2", a_result("v", "b", metrics={"flicker": 0.5}), a_result("v", "b", minute=1))
     compact(output, "r2")
     metrics = {row["edit_id"]: row["metrics"] for row in all_rows(output)}
@@ -371,9 +357,9 @@ def test_results_whose_metrics_have_other_names_are_joined(tmp_path: Path) -> No
 
 def test_rows_without_a_fingerprint_alone_leave_nothing_done(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
-    assert len(read_done(output)) == 0
+    assert len(done_edits(output)) == 0
     store(output, "r1", a_result(None, None, "failed", fingerprint=None))
-    assert len(read_done(output)) == 0
+    assert len(done_edits(output)) == 0
 
 
 def test_an_edit_of_a_video_that_moved_replaces_the_one_before(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def functions_of_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list
     """From `retake run` to the graph."""
     found: list[str] = []
 
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         found.extend(functions_of_ours(sys._getframe(1)))
         raise KeyboardInterrupt
 

@@ -1,9 +1,13 @@
 """The stages with real rank processes that hold no model: every row comes out, whatever happens."""
 
+import itertools
 import json
 import math
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,25 +17,21 @@ import pytest
 import torch
 
 from cluster.job import Job
-from cluster.layout.work import Amount
-from cluster.ranks.failures import GroupCannotStart
 from cluster.ranks.messages import Answer, InvertVideo
-from cluster.results.ledger import Keys, done_key
+from cluster.ranks.owner import RankGroup
 from cluster.results.schema import SCHEMA
 from cluster.rows import default_video_id
-from cluster.scan import count_pending, scan_manifest
 from cluster.settings import ClusterSettings, GroupSettings
 from cluster.stages import group as stages
-from cluster.stages.check import CheckRows
+from cluster.stages.alone import alone_on_the_node
 from cluster.stages.edit import EditVideos, ReconstructEdits
 from cluster.stages.invert import FanOut, InvertVideos
 from cluster.stages.prompts import EncodePrompts, store_of
-from jobs.manifest.checks import check_manifest
-from jobs.manifest.writing import write_manifest
 from pipeline.errors import ErrorCode
 from pipeline.settings import Reconstruction, TrajectorySettings
 from pipeline.storage import Folder
 from tests.cluster.ranks.test_owner import COMMAND
+from tests.pending_rows import work_table
 from tests.small_jobs import a_job
 
 GROUP = GroupSettings()
@@ -48,10 +48,8 @@ def a_row(name: str, *prompts: str, **values: Any) -> dict[str, Any]:
     return {"video": name, "video_id": name.strip("/").replace("/", "-"), "edits": edits, **values}
 
 
-def checked(
-    rows: list[dict[str, Any]], job: Job | None = None, done: Keys | None = None
-) -> pa.Table:
-    return CheckRows(job or a_job(), done or Keys.of([]), {})(pa.Table.from_pylist(rows))
+def checked(rows: list[dict[str, Any]], job: Job | None = None) -> pa.Table:
+    return work_table(job or a_job(), rows)
 
 
 class Reports:
@@ -60,12 +58,23 @@ class Reports:
     def __init__(self) -> None:
         self.events: Counter[str] = Counter()
         self.reasons: list[str] = []
+        self.repairs = 0
+        self.open = True
+
+    def attend(self, stage: str) -> None: ...
 
     def happened(self, event: str, times: int = 1) -> None:
         self.events[event] += times
 
     def broken(self, reason: str) -> None:
         self.reasons.append(reason)
+        self.open = False
+
+    def repaired(self) -> None:
+        self.repairs += 1
+
+    def may_start(self) -> bool:
+        return self.open
 
 
 @pytest.fixture
@@ -170,9 +179,9 @@ def held(work: Any, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Have each request hold a stage's ranks for so long; an inversion for one second."""
     real = work.group.request
 
-    def request(message: Any, *, alone: bool = False) -> list[Answer]:
+    def request(message: Any, **how: Any) -> list[Answer]:
         spent = 1.0 if isinstance(message, InvertVideo) else seconds
-        return [replace(answer, seconds=spent) for answer in real(message, alone=alone)]
+        return [replace(answer, seconds=spent) for answer in real(message, **how)]
 
     monkeypatch.setattr(work.group, "request", request)
 
@@ -333,13 +342,15 @@ def test_prompts_that_cannot_be_encoded_fail_the_videos_that_need_them_and_no_ot
     assert encode.encoded == {"", *(f"p{i}" for i in range(15))}
 
 
-def test_a_text_encoder_that_cannot_load_ends_the_job_with_its_reason(
+def test_the_rows_of_a_text_encoder_that_cannot_load_are_given_back(
     stage: Any, closed: Path
 ) -> None:
-    closed.touch()
     encode = stage(EncodePrompts, a_job())
-    with pytest.raises(GroupCannotStart, match="no such checkpoint now"):
-        through(checked([a_row("a")]), encode)
+    store_of(encode.job).write("", torch.zeros(2, 3))
+    store_of(encode.job).write("held", torch.zeros(2, 3))
+    closed.touch()
+    rows = checked([a_row("a"), a_row("b", "held"), a_row("c", "held", "red")], encode.job)
+    assert [row["video_id"] for row in through(rows, encode)] == ["b"]
     assert encode.report.reasons == ["ValueError: no such checkpoint now"]
 
 
@@ -386,50 +397,82 @@ def closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "closed"
 
 
-def test_a_group_that_cannot_start_again_for_a_moment_costs_tries_and_not_the_job(
-    stage: Any, closed: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("first", [True, False])
+def test_a_group_that_cannot_start_for_a_moment_costs_its_row_nothing(
+    stage: Any, closed: Path, monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
-    invert = stage(InvertVideos, a_job(retries=2))
-    closed.touch()
-    invert.group.close()  # as after a request that killed it
-    start, failed = invert.group.start, []
+    start, failed = RankGroup.start, []
 
-    def opened_at_the_third() -> None:
+    def opened_at_the_third(group: RankGroup) -> None:
         if len(failed) == 2:
             closed.unlink()
         failed.append(None)
-        start()
+        start(group)
 
-    monkeypatch.setattr(invert.group, "start", opened_at_the_third)
+    if first:
+        monkeypatch.setattr(RankGroup, "start", opened_at_the_third)
+    else:
+        invert = stage(InvertVideos, a_job(retries=0))
+        invert.group.close()  # as after a request that killed it
+    closed.touch()
+    if first:
+        invert = stage(InvertVideos, a_job(retries=0))
+    else:
+        monkeypatch.setattr(RankGroup, "start", opened_at_the_third)
     row = through(checked([a_row("a")]), invert)[0]
-    assert (row["error_code"], row["attempts"]) == (None, 3)
-    assert invert.report.reasons == []
-    assert invert.group.failed_starts == 0
+    assert (row["error_code"], row["attempts"], len(failed)) == (None, 1, 3)
+    assert (invert.report.reasons, invert.report.repairs) == ([], 0)
+    assert invert.report.events["inversion ready"] == 1
 
 
-def test_a_row_whose_tries_all_went_to_starts_that_failed_says_so(stage: Any, closed: Path) -> None:
-    job = a_job(retries=1)
-    invert = stage(InvertVideos, job)
-    closed.touch()
-    invert.group.close()
-    row = through(checked([a_row("a")], job), invert, FanOut(job), stage(ReconstructEdits, job))
-    assert (row[0]["status"], row[0]["error_code"]) == ("quarantined", "rank_died")
-    assert "could not start again: ValueError: no such checkpoint now" in row[0]["error"]
-    assert "tried 2 times" in row[0]["error"]
-
-
-def test_a_group_that_cannot_start_again_at_all_ends_the_job_with_its_reason(
-    stage: Any, closed: Path
+@pytest.mark.parametrize("first", [True, False])
+def test_a_group_that_cannot_start_says_so_once_and_works_on_when_it_can(
+    stage: Any, closed: Path, monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
-    invert = stage(InvertVideos, a_job(retries=1))
-    closed.touch()
-    invert.group.close()
-    assert through(checked([a_row("a")]), invert)[0]["error_code"] == "rank_died"
-    for again in (1, 2):
-        with pytest.raises(GroupCannotStart, match="no such checkpoint now"):
-            through(checked([a_row("b")]), invert)
-        assert invert.report.reasons == ["ValueError: no such checkpoint now"] * again
-    assert invert.group.starts == 1 + stages.START_TRIES
+    """It holds its row, or the start of its process, until then."""
+
+    def broken(report: Reports, reason: str) -> None:
+        report.reasons.append(reason)
+        closed.unlink()
+
+    monkeypatch.setattr(Reports, "broken", broken)
+    closed.touch() if first else None
+    invert = stage(InvertVideos, a_job())
+    if not first:
+        closed.touch()
+        invert.group.close()
+    assert through(checked([a_row("a")]), invert)[0]["error_code"] is None
+    assert invert.report.reasons == ["ValueError: no such checkpoint now"]
+    assert invert.report.repairs == 1
+    assert invert.group.starts == stages.START_TRIES + (1 if first else 2)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_rows_of_a_group_that_cannot_start_are_given_back_when_the_driver_says_so(
+    stage: Any, closed: Path, first: bool
+) -> None:
+    closed.touch() if first else None
+    invert = stage(InvertVideos, a_job())
+    if not first:
+        closed.touch()
+        invert.group.close()
+    assert through(checked([a_row("a"), a_row("b")]), invert) == []
+    assert invert.report.reasons == ["ValueError: no such checkpoint now"]
+    assert invert.group.starts == stages.START_TRIES + (0 if first else 1)
+    assert Folder(invert.job.editing.output).list() == []
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_edits_that_may_not_begin_have_no_result_and_those_before_them_have(
+    stage: Any, left: int
+) -> None:
+    job = edits_at_once(1)
+    editing = replace(job.editing, trajectory=TrajectorySettings(keep="never"))
+    edit = stage(EditVideos, replace(job, editing=editing))
+    asked = itertools.count()
+    edit.report.may_start = lambda: next(asked) < left
+    made = through(checked([a_row("a", "red", "blue")], job), edit)
+    assert [row["edit_id"] for row in made] == ["red", "blue"][: max(0, left - 1)]
 
 
 def test_a_row_error_is_not_tried_again(stage: Any) -> None:
@@ -547,21 +590,6 @@ def test_a_refused_row_shows_as_text_whatever_it_was_given() -> None:
     assert row["edits"][0]["prompt"] is None
 
 
-def test_edits_that_are_done_are_left_out_and_a_done_video_altogether() -> None:
-    job = a_job()
-    rows = [a_row("a", "red", "blue"), a_row("b", "red")]
-    prints = {
-        (row["video_id"], edit["edit_id"]): edit["fingerprint"]
-        for row in checked(rows, job).to_pylist()
-        for edit in row["edits"]
-    }
-    done = Keys.of(done_key(*key, prints[key]) for key in (("a", "red"), ("b", "red")))
-    left = checked(rows, job, done).to_pylist()
-    assert [(row["video_id"], [e["edit_id"] for e in row["edits"]]) for row in left] == [
-        ("a", ["blue"])
-    ]
-
-
 def test_a_changed_setting_makes_an_edit_stale_and_a_measuring_one_does_not() -> None:
     job = a_job()
     stale = replace(job.editing, reconstruction=Reconstruction(guidance_scale=3))
@@ -573,34 +601,6 @@ def test_a_changed_setting_makes_an_edit_stale_and_a_measuring_one_does_not() ->
         replace(job.editing, trajectory=replace(job.editing.trajectory, keep="never")),
     ):
         assert replace(job, editing=same).fingerprint() == job.fingerprint()
-
-
-def test_the_scan_counts_rows_and_edits_and_finds_ids_that_repeat(tmp_path: Path) -> None:
-    rows = [a_row("a", "red", "blue"), a_row("b"), {**a_row("c"), "video_id": "a"}]
-    write_manifest(rows, str(tmp_path / "m.parquet"))
-    files = check_manifest(str(tmp_path / "m.parquet")).files
-    scan = scan_manifest(files)
-    assert (scan.videos, scan.edits, set(scan.repeated)) == (3, 4, {"a"})
-    check = CheckRows(a_job(), Keys.of([]), scan.repeated)
-    assert count_pending(files, check) == (4, Amount(2, 3))
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_of_rows_with_one_id_the_manifests_first_is_edited_in_whatever_order_they_come(
-    tmp_path: Path, order: int
-) -> None:
-    rows = [a_row("a", "red"), {**a_row("c"), "video_id": "a"}, a_row("a", "red")]
-    write_manifest(rows, str(tmp_path / "m.parquet"))
-    repeated = scan_manifest(check_manifest(str(tmp_path / "m.parquet")).files).repeated
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(tmp_path / "m.parquet").take([0, 1, 2][::order])
-    made = CheckRows(a_job(), Keys.of([]), repeated)(table).to_pylist()
-    assert sorted((row["video"], row["error_code"] or "") for row in made) == [
-        ("/clips/a", ""),
-        ("a", "duplicate_video_id"),
-        ("c", "duplicate_video_id"),
-    ]
 
 
 def test_what_an_inversion_found_reaches_the_reconstruction_as_a_small_record(stage: Any) -> None:
@@ -632,3 +632,102 @@ def test_a_trajectory_that_is_not_kept_goes_with_the_videos_last_edit(
         made = through(rows, stage(InvertVideos, job), FanOut(job), stage(ReconstructEdits, job))
     assert [row["status"] for row in made] == ["ok"] * 3
     assert not index.parent.exists()
+
+
+class Death(BaseException):
+    """The owner's own, in the midst of a request."""
+
+
+def dies(work: Any, monkeypatch: pytest.MonkeyPatch, *, of: str = "") -> None:
+    """Have a stage's process end as soon as its group is asked for a video with such a name."""
+    real = work.group.request
+
+    def request(message: Any, *, begin: Callable[[], None], **how: Any) -> list[Answer]:
+        if of not in message.video.video:
+            return real(message, begin=begin, **how)
+        begin()
+        raise Death
+
+    monkeypatch.setattr(work.group, "request", request)
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize("layout", ["shared", "split"])
+def test_a_row_that_ends_its_owner_every_time_is_quarantined_in_this_run_and_the_next(
+    stage: Any, monkeypatch: pytest.MonkeyPatch, layout: str, retries: int
+) -> None:
+    job = a_job(retries=retries)
+    kind = EditVideos if layout == "shared" else InvertVideos
+    last = () if layout == "shared" else (FanOut(job), stage(ReconstructEdits, job))
+    rows = checked([a_row("a", "red", "blue")], job)
+    for _ in range(1 + retries + 1):  # the first may have been another's doing
+        owner = stage(kind, job)
+        dies(owner, monkeypatch)
+        with pytest.raises(Death):
+            owner(rows)
+    for run in (job, replace(job, run="next")):
+        made = through(rows, stage(kind, run), *last)
+        assert [(row["status"], row["error_code"]) for row in made] == [
+            ("quarantined", "rank_died")
+        ] * 2
+        assert {row["attempts"] for row in made} == {retries + 1}
+        assert "or its node, ended while it was worked on" in made[0]["error"]
+    stale = replace(job.editing.reconstruction, guidance_scale=3.0)
+    changed = replace(job, editing=replace(job.editing, reconstruction=stale))
+    made = through(rows, stage(kind, changed), *last)
+    assert [row["status"] for row in made] == ["ok"] * 2, "other settings are another chance"
+
+
+def test_a_row_whose_owner_died_once_is_done_by_the_next_and_leaves_no_record(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = a_job(retries=0)
+    owner = stage(EditVideos, job)
+    dies(owner, monkeypatch)
+    rows = checked([a_row("a")], job)
+    with pytest.raises(Death):
+        owner(rows)
+    assert len(Folder(job.editing.output).list()) == 1
+    (row,) = through(rows, stage(EditVideos, job))
+    assert (row["status"], row["attempts"]) == ("ok", 1)
+    assert Folder(job.editing.output).list() == []
+
+
+def test_prompts_that_end_their_owner_are_quarantined(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = a_job(retries=0)
+    rows = checked([a_row("a"), a_row("b", "blue")], job)
+    for _ in range(2):
+        owner = stage(EncodePrompts, job)
+        monkeypatch.setattr(owner.group, "request", died_at_once)
+        with pytest.raises(Death):
+            owner(rows)
+    made = through(rows, stage(EncodePrompts, job), stage(EditVideos, job))
+    assert [row["status"] for row in made] == ["quarantined"] * 2
+
+
+def died_at_once(*_: Any, begin: Callable[[], None], **__: Any) -> Any:
+    begin()
+    raise Death
+
+
+def test_a_row_that_ended_its_owner_waits_for_the_only_such_one_of_its_node(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = a_job()
+    rows = checked([a_row("a")], job)
+    owner, again = stage(InvertVideos, job), stage(InvertVideos, job)
+    dies(owner, monkeypatch)
+    with pytest.raises(Death):
+        owner(rows)
+    again.report.waits = threading.Event()
+    again.report.may_start = lambda: again.report.waits.set() or again.report.open
+    with ThreadPoolExecutor(1) as threads:
+        with alone_on_the_node(job.editing.output, time.sleep):
+            made = threads.submit(through, rows, again)
+            again.report.waits.wait(20)
+            others = through(checked([a_row("b")], job), again)
+            assert not made.done()
+        assert made.result(20)[0]["error_code"] is None
+    assert others[0]["error_code"] is None, "others are not held up"

@@ -12,8 +12,8 @@ import pytest
 from cluster.connection import connected
 from cluster.layout.packing import Kind, merged, most, pack
 from cluster.layout.placement import Placement
-from cluster.results.ledger import Keys
 from cluster.settings import GroupSettings, PromptSettings
+from cluster.stages.blocks import WORK
 from tests.small_jobs import a_job
 
 
@@ -110,7 +110,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_large_groups_find_room_that_small_ones_would_take(nodes: None) -> None:
     import ray
 
-    from cluster import dataflow
+    from cluster.driver.graph import graph
+    from tests.in_process import Control
 
     job = a_job(
         inversion=GroupSettings(groups=4),
@@ -134,8 +135,7 @@ def test_large_groups_find_room_that_small_ones_would_take(nodes: None) -> None:
     for layout, prompts in product(("shared", "split"), (0, 1)):
         job = a_job(layout=layout, prompts=PromptSettings(gpus=prompts))
         with connected(job) as placement:
-            check = (job, Keys.of([]), {}, None)
-            dataset = dataflow.graph(job, check, placement, dataflow.DriverReport(None))
+            dataset = graph(job, WORK.empty_table(), placement, Control())
             names = repr(dataset)
             assert ("EditVideos" in names) == (layout == "shared")
             assert ("InvertVideos" in names and "ReconstructEdits" in names) == (layout == "split")

@@ -20,11 +20,11 @@ from cluster.layout.placement import Placement
 from cluster.manifest import ManifestFile, ManifestFiles
 from cluster.preflight import driver, node
 from cluster.preflight.findings import Answer, AskedNode
-from cluster.progress import Counts
-from cluster.results.ledger import Keys
 from cluster.stages.first_prompts import Prepared
 from pipeline.storage import Folder
 from tests.drawn_videos import draw_sound
+from tests.in_process import Control
+from tests.pending_rows import pending_of
 from tests.small_jobs import a_job
 
 Asked = dict[AskedNode, Mapping[str, Any]]
@@ -246,10 +246,8 @@ def test_warnings_are_shown_with_the_notes_of_the_placement(
     monkeypatch.setattr(dataflow, "preflight", lambda _: ["worker-2: an older torch"])
     monkeypatch.setattr(dataflow, "configure", lambda _: None)
     monkeypatch.setattr(dataflow.first_prompts, "prepare", lambda *_: Prepared())
-    monkeypatch.setattr(dataflow, "Events", lambda: SimpleNamespace(tally=None))
-    monkeypatch.setattr(dataflow, "graph", lambda *_: SimpleNamespace(iter_batches=lambda **_: []))
-    monkeypatch.setattr(dataflow, "_store", lambda _, placement, *__: Counts(notes=placement.notes))
-    counts = dataflow.run(job, Keys.of([]), {}, lambda _: None)
+    monkeypatch.setattr(dataflow, "Control", Control)
+    counts = dataflow.run(job, pending_of(job, []), lambda _: None)
     assert counts.notes == ("2 GPUs stay idle", "worker-2: an older torch")
 
 

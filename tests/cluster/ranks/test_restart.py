@@ -128,7 +128,7 @@ def test_a_process_that_cannot_be_started_is_a_failed_start(
     monkeypatch.setattr(subprocess, "Popen", no_room)
     with pytest.raises(RankGroupFailed, match="Resource temporarily unavailable"):
         group.request(Command("echo"))
-    assert (group.failed_starts, group.pids()) == (1, [])
+    assert group.pids() == []
     monkeypatch.undo()
     assert group.request(Command("echo", text="now"))[0].result["echo"] == "now"
     group.close()

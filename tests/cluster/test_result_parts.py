@@ -1,0 +1,173 @@
+"""Files of results that are damaged are set aside; readers bear that files come and go."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.garbage import find_garbage
+from cluster.results.compaction import compact, current_rows
+from cluster.results.damaged import Damaged, setter_aside
+from cluster.results.newest import database, newest_rows
+from cluster.results.parts import PartDamaged, part_names, read_part, read_parts
+from cluster.results.schema import SCHEMA, to_parquet
+from pipeline.errors import Unreadable
+from pipeline.storage import Folder
+from tests.cluster.test_results import a_result, store
+from tests.s3_server import s3_server
+
+WHOLE = to_parquet(pa.Table.from_pylist([a_result("w", "a")], schema=SCHEMA))
+
+
+def changed(change: Callable[[pa.Table], pa.Table]) -> bytes:
+    return to_parquet(change(pq.read_table(pa.BufferReader(WHOLE))))
+
+
+DAMAGED = {
+    "cut": (WHOLE[:-9], "cannot be read: ArrowInvalid"),
+    "cut in the middle": (WHOLE[: len(WHOLE) // 2], "cannot be read: ArrowInvalid"),
+    "empty": (b"", "is empty"),
+    "no Parquet file": (b"x" * 100, "cannot be read: ArrowInvalid"),
+    "zeros in its footer": (WHOLE[:-400] + bytes(392) + WHOLE[-8:], "cannot be read: "),
+    "zeros in its rows": (b"PAR1" + bytes(2000) + WHOLE[2004:], "cannot be read: "),
+    "of something else": (
+        to_parquet(pa.table({"caption": ["a cat"]})),
+        "has no column 'video_id'; expected a file of results",
+    ),
+    "without ids": (changed(lambda t: t.drop_columns(["edit_id"])), "has no column 'edit_id'"),
+    "with numbers for ids": (
+        changed(lambda t: t.set_column(0, "video_id", pa.array([7]))),
+        "has a column 'video_id' of int64; expected string",
+    ),
+    "with text for numbers": (
+        changed(lambda t: t.drop_columns(["attempts"]).append_column("attempts", pa.array(["x"]))),
+        "has a column 'attempts' of string; expected int64",
+    ),
+}
+"""By kind: the file, and what is said of it."""
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    with s3_server() as environment:
+        yield environment
+
+
+@pytest.fixture(params=["local", "memory"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    return Folder(f"memory://{tmp_path}" if request.param == "memory" else str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_file_is_named_and_set_aside_and_the_rest_is_read(
+    output: Folder, kind: str
+) -> None:
+    data, said = DAMAGED[kind]
+    store(output, "r1", a_result("v", "a"))
+    output.write("results/r2-000000.parquet", data)
+    found, notes = list[Damaged](), list[str]()
+    assert [name for name, _ in read_parts(output, None, found.append)] == [
+        "results/r1-000000.parquet"
+    ]
+    (damaged,) = found
+    assert str(damaged).startswith(f"results {output.uri}/results/r2-000000.parquet: {said}")
+    assert len(part_names(output)) == 2, "reading alone changes nothing"
+    compact(output, "r3", setter_aside(notes.append))
+    if not notes:  # only columns are damaged that compaction had no reason to read
+        setter_aside(notes.append)(damaged)
+    (note,) = notes
+    (aside,) = output.list("results/.damaged")
+    assert aside.startswith("results/.damaged/r2-000000-")
+    assert output.read(aside) == data
+    assert f"{damaged}. It was moved to {aside}" in note
+    assert part_names(output) == ["results/r1-000000.parquet"]
+    assert [row["video_id"] for row in current_rows(output)] == ["v"]
+
+
+def test_compaction_leaves_and_sets_aside_what_it_cannot_read(output: Folder) -> None:
+    store(output, "r1", a_result("v", "a"))
+    output.write("results/r2-000000.parquet", DAMAGED["zeros in its rows"][0])
+    store(output, "r3", a_result("v", "a", minute=1))
+    notes: list[str] = []
+    compact(output, "r4", setter_aside(notes.append))
+    assert [row["video_id"] for row in current_rows(output)] == ["v"]
+    assert part_names(output) == ["results/r4-compact-000000.parquet"]
+    assert len(notes) == 1
+
+
+def test_where_results_are_damaged_no_trajectory_is_deleted(output: Folder) -> None:
+    store(output, "r1", a_result("v", "a", trajectory="named"))
+    output.write("trajectories/other/index.json", b"x")
+    output.write("trajectories/other/.shard.abc", b"x")
+    found = [one.key for one in find_garbage(output, "always")]
+    assert found == ["other"]
+    output.write("results/r2-000000.parquet", WHOLE[:-9])
+    damaged: list[Damaged] = []
+    (left,) = find_garbage(output, "until_done", on_damaged=damaged.append)
+    assert left.files == ("trajectories/other/.shard.abc",), "only what was left half written"
+    assert len(damaged) == 1
+
+
+def test_a_reader_lists_again_where_files_were_put_together_meanwhile(output: Folder) -> None:
+    for number in range(4):
+        store(output, f"r{number}", a_result(f"v{number}", "a"))
+    parts = read_parts(output, ["video_id"])
+    seen = [next(parts)[1]["video_id"][0].as_py()]
+    compact(output, "r9")
+    seen += [video for _, table in parts for video in table["video_id"].to_pylist()]
+    assert set(seen) == {"v0", "v1", "v2", "v3"}
+
+
+def test_storage_that_does_not_answer_is_no_damage(
+    output: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(output, "r1", a_result("v", "a"))
+
+    def refuse(self: Folder, name: str) -> bytes:
+        raise PermissionError(13, "Permission denied", name)
+
+    monkeypatch.setattr(Folder, "read", refuse)
+    with pytest.raises(Unreadable, match="r1-000000.*may not be read") as raised:
+        list(read_parts(output))
+    assert not isinstance(raised.value, PartDamaged)
+
+
+def test_a_column_that_older_files_lack_is_null(output: Folder) -> None:
+    older = changed(lambda t: t.drop_columns(["size_bytes"]))
+    output.write("results/r1-000000.parquet", older)
+    table = read_part(output, "results/r1-000000.parquet", ["size_bytes", "video_id", "mine"])
+    assert table.to_pylist() == [{"size_bytes": None, "video_id": "w", "mine": None}]
+    assert table.schema.field("size_bytes").type == pa.int64()
+
+
+def test_the_newest_rows_are_a_table(output: Folder) -> None:
+    columns = {"id": "video_id || '/' || edit_id", "ok": "status = 'ok'"}
+    with database() as tables:
+        assert newest_rows(tables, output, columns) == 0
+    store(output, "r1", a_result("v", "a", "failed", 5), a_result("v", "b"), a_result("w", "a"))
+    store(output, "r2", a_result("v", "a", minute=1), a_result("v", "b", "failed"))
+    store(output, "r3", a_result("w", "a", "failed", 9, fingerprint=None))
+    with database() as tables:
+        assert newest_rows(tables, output, columns) == 3
+        found = tables.execute("SELECT * FROM newest ORDER BY id").fetchall()
+    assert found == [("v/a", False), ("v/b", False), ("w/a", True)]
+
+
+@pytest.mark.s3
+def test_damaged_files_are_set_aside_on_s3(
+    s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    fsspec.filesystem("s3").mkdirs("results-of-jobs", exist_ok=True)
+    output, notes = Folder("s3://results-of-jobs/damaged"), list[str]()
+    for number in range(9):
+        store(output, f"r{number:02d}", a_result(f"v{number}", "a"))
+    output.write("results/r05-000000.parquet", b"")
+    compact(output, "r99", setter_aside(notes.append))
+    assert len(part_names(output)) == 1
+    assert len(current_rows(output)) == 8
+    assert len(notes) == 1
