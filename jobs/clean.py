@@ -9,10 +9,12 @@ from typing import Any
 
 from cluster.garbage import KEEP, Unneeded, delete, find_garbage
 from cluster.job import Job
-from cluster.results.ledger import read_done
-from cluster.scan import scan_manifest
+from cluster.output.lease import held
+from cluster.pending.done import find_answered
+from cluster.pending.rows import PendingRows
+from cluster.pending.scan import scan_manifest
+from cluster.results.parts import part_names
 from cluster.selection.survey import pending_videos
-from cluster.stages.check import CheckRows
 from jobs.errors import JobError, WrongOption, counted
 from jobs.manifest.checks import check_manifest
 from jobs.spec import ABOUT, JobSpec, absolute, parse_job, read_resolved
@@ -20,7 +22,13 @@ from pipeline.storage import Folder
 
 
 def clean(
-    location: str, keep: str, *, dry_run: bool, yes: bool, confirm: Callable[[str], bool] | None
+    location: str,
+    keep: str,
+    *,
+    dry_run: bool,
+    yes: bool,
+    confirm: Callable[[str], bool] | None,
+    wait: bool = False,
 ) -> None:
     """Delete what no result needs; ask before that deletes what results name.
 
@@ -30,32 +38,43 @@ def clean(
         dry_run: list it, and delete nothing.
         yes: do not ask.
         confirm: asks the user; None where there is nobody to ask.
+        wait: for a run that writes to the folder; else it is an error.
 
     Raises:
         WrongOption: an unknown `keep`.
+        CannotRun: a run writes to the folder.
         JobError: a folder that is no output, or a question that nobody answers.
     """
     if keep not in KEEP:
         raise WrongOption(f"--keep {keep!r}: expected one of {', '.join(KEEP)}")
     output = Folder(absolute(location))
     job = _output_of(output)
-    pending = frozenset[str]() if keep == "always" else _pending(output, job)
-    found = find_garbage(output, keep, pending)
-    named = [one for one in found if one.named]
     if dry_run:
-        _list(found)
+        _list(_find(output, keep, job))
         return
-    if named and not yes:
-        question = (
-            f"{_count(named)}, {_megabytes(named)}: results name them and all of these edits are "
-            "done; a new prompt would invert the videos again. Delete them?"
-        )
-        if confirm is None:
-            raise JobError(f"{question} There is nobody to ask: say --yes, or see --dry-run")
-        if not confirm(question):
+    with held(output, "", wait=wait, on_wait=print, command="retake gc") as lease:
+        found = _find(output, keep, job)
+        named = [one for one in found if one.named]
+        if named and not yes and not _agreed(named, confirm):
             found = [one for one in found if not one.named]
-    delete(output, found)
+        lease.check()
+        delete(output, found)
     print(f"{_count(found)} cleaned up, {_megabytes(found)} deleted")
+
+
+def _find(output: Folder, keep: str, job: dict[str, Any]) -> list[Unneeded]:
+    pending = frozenset[str]() if keep == "always" else _pending(output, job)
+    return find_garbage(output, keep, pending)
+
+
+def _agreed(named: Sequence[Unneeded], confirm: Callable[[str], bool] | None) -> bool:
+    question = (
+        f"{_count(named)}, {_megabytes(named)}: results name them and all of these edits are "
+        "done; a new prompt would invert the videos again. Delete them?"
+    )
+    if confirm is None:
+        raise JobError(f"{question} There is nobody to ask: say --yes, or see --dry-run")
+    return confirm(question)
 
 
 def _output_of(output: Folder) -> dict[str, Any]:
@@ -67,8 +86,7 @@ def _output_of(output: Folder) -> dict[str, Any]:
     job = read_resolved(output)
     if isinstance(job.get(ABOUT), dict):
         return job
-    results = output.list("results")
-    if any(name.endswith(".parquet") for name in results):
+    if part_names(output):
         return {}
     raise JobError(
         f"{output.uri}: is no output of a job: it has neither a job.yaml that a run wrote nor "
@@ -78,7 +96,6 @@ def _output_of(output: Folder) -> dict[str, Any]:
 
 def _pending(output: Folder, job: dict[str, Any]) -> frozenset[str]:
     """The ids of the videos with edits that are pending, as the manifest of the last run says."""
-    done = read_done(output)
     try:
         known = {field.name for field in fields(JobSpec)}
         spec = parse_job({k: v for k, v in job.items() if k in known}, source=f"{output.uri}")
@@ -93,8 +110,9 @@ def _pending(output: Folder, job: dict[str, Any]) -> frozenset[str]:
             checkpoint_fingerprint=about["fingerprints"]["checkpoint"],
             run="",
         )
-        check = CheckRows(whole, done, scan_manifest(found.files).repeated)
-        return pending_videos(found.files, check)
+        scan = scan_manifest(found.files)
+        answered = find_answered(whole, scan, retry_quarantined=True)
+        return pending_videos(PendingRows(whole, scan, answered))
     except Exception as error:  # the manifest may be gone, which is no reason to keep everything
         print(
             f"warning: which edits are pending is not known, since the job's manifest cannot be "

@@ -11,7 +11,18 @@ from typer.core import TyperGroup
 
 from jobs.errors import UserError, WrongOption, counted
 from jobs.one_video.options import SETTINGS_OF_AN_EDIT, EditOutput, with_settings
-from jobs.options import Changes, Device, DryRun, JobFile, Limit, Only, Output, Version
+from jobs.options import (
+    Changes,
+    Device,
+    DryRun,
+    JobFile,
+    Limit,
+    Only,
+    Output,
+    RetryQuarantined,
+    Version,
+    Wait,
+)
 from jobs.stopping import MESSAGE, stops_by_signal
 
 EXIT_DONE = 0
@@ -35,11 +46,12 @@ class Commands(TyperGroup):
                 status = stop.status
             except Exception as error:
                 from cluster.job import CannotRun
-                from pipeline.errors import Unreadable
+                from pipeline.errors import StorageFailed, Unreadable
+                from pipeline.redaction import redacted
 
-                if not isinstance(error, UserError | CannotRun | Unreadable):
+                if not isinstance(error, UserError | CannotRun | Unreadable | StorageFailed):
                     raise
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {redacted(str(error))}", file=sys.stderr)
                 status = EXIT_USAGE if isinstance(error, WrongOption) else EXIT_CANNOT_RUN
         raise typer.Exit(status)
 
@@ -99,11 +111,14 @@ def run(
     limit: Limit = None,
     only: Only = None,
     dry_run: DryRun = False,
+    wait: Wait = False,
+    retry_quarantined: RetryQuarantined = False,
 ) -> int:
     """Run a job. Run it again to do what is still pending.
 
-    Exit status: 0 all done, 3 some edits failed, 1 the job could not run, 2 wrong usage, 130
-    stopped with Ctrl-C.
+    Ctrl-C or SIGTERM ends it in order: what runs has stop_grace_s to end; a second one ends it at
+    once. Exit status: 0 all done, 3 some edits failed, 1 the job could not run, 2 wrong usage, 130
+    stopped with Ctrl-C, 143 with SIGTERM.
     """
     print(f"job      {job}", flush=True)  # before the imports, which take seconds
     from jobs.run import run_job
@@ -113,9 +128,10 @@ def run(
 
     spec, part = load_job(job, set_ or []), part_of(only or [], limit)
     if dry_run:
-        show(spec, part)
+        show(spec, part, retry_quarantined=retry_quarantined)
         return EXIT_DONE
-    return _status(run_job(spec, part))
+    how = {"wait": wait, "retry_quarantined": retry_quarantined}
+    return _status(run_job(spec, part, **how))
 
 
 @app.command(context_settings={"token_normalize_func": lambda name: name.replace("_", "-")})
@@ -273,6 +289,7 @@ def metrics(
         str | None, typer.Option(metavar="PATH", help="A DINO model: agreement with the source.")
     ] = None,
     device: Device = "auto",
+    wait: Wait = False,
 ) -> int:
     """Add numbers that need another model to the results. Not while a job writes to the folder.
 
@@ -284,7 +301,7 @@ def metrics(
 
     models = {kind: place for kind, place in {"clip": clip, "dino": dino}.items() if place}
     with show_measuring() as on_progress:
-        measured = measure_results(output, models, device, on_progress)
+        measured = measure_results(output, models, device, on_progress, wait=wait)
     print(f"{counted(measured.edits, 'edit')} measured, {measured.before} had been before")
     if measured.unreadable:
         print(f"{measured.unreadable} not readable: {measured.reason}", file=sys.stderr)
@@ -299,6 +316,7 @@ def gc(
     ] = "always",
     dry_run: DryRun = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    wait: Wait = False,
 ) -> int:
     """Delete stored trajectories that no result needs. Not while a job writes to the folder.
 
@@ -308,8 +326,26 @@ def gc(
     from jobs.clean import clean
 
     confirm = typer.confirm if sys.stdin.isatty() else None
-    clean(output, keep, dry_run=dry_run, yes=yes, confirm=confirm)
+    clean(output, keep, dry_run=dry_run, yes=yes, confirm=confirm, wait=wait)
     return EXIT_DONE
+
+
+@app.command()
+def verify(
+    output: Output,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every edit.")] = False,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+) -> int:
+    """Check all that an output folder holds, and mark the edits that must be made again.
+
+    The files of all edits are listed, and every byte of results and trajectories is read. An edit
+    whose file is gone, empty or another one gets a result `edit_lost`; the next run makes it again.
+    Exit status: 3 if something is wrong.
+    """
+    from jobs.verify import verify_output
+
+    return _status(verify_output(output, decode=decode, dry_run=dry_run, wait=wait))
 
 
 def _status(failed: int) -> int:

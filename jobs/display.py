@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.errors import counted
+from pipeline.redaction import redacted
 
 if TYPE_CHECKING:
     from cluster.progress import Counts, Failure
@@ -139,7 +140,7 @@ class Progress(Ticker):
     def show(self, counts: Counts) -> None:
         """Take over the counts; a new phase is said at once."""
         for note in counts.notes[self._notes :]:
-            _print_line(self.console, f"note: {note}")
+            self.note(note)
         self._notes = len(counts.notes)
         now = time.monotonic()
         if counts.inverted:
@@ -151,6 +152,14 @@ class Progress(Ticker):
         else:
             self._phase = phase
             self.phase(text)
+
+    def say(self, text: str) -> None:
+        """Print a line above the one that changes."""
+        _print_line(self.console, text)
+
+    def note(self, text: str) -> None:
+        """Print what a user should know, and need not act on."""
+        self.say(f"note: {text}")
 
     def _parts(self, phase: str, counts: Counts, now: float) -> Iterator[str]:
         if phase == "loading":
@@ -176,12 +185,12 @@ class Progress(Ticker):
 
 def phase_of(counts: Counts) -> str:
     """What a run is doing, by what has happened so far: the stages work at the same time."""
-    finished = counts.edited + counts.failed
-    if not finished and any(group.ready < group.total for group in counts.groups):
+    # Rows that the check refused have failed before any group is there.
+    if not counts.edited and any(group.ready < group.total for group in counts.groups):
         return "loading"
     if counts.inverted or counts.edited:
         return "editing"
-    return "inverting" if counts.prompts or finished else "encoding prompts"
+    return "inverting" if counts.prompts or counts.failed else "encoding prompts"
 
 
 @contextmanager
@@ -219,7 +228,7 @@ def show_plan(prepared: Prepared, console: Console | None = None) -> None:
         f"{how.start if isinstance(how.start, str) else f'{how.start:g} of the levels'}, "
         f"reference {how.reference}, guidance {how.guidance_scale:g} in {guided} of them",
     )
-    table.add_row("output", escape(prepared.job.editing.output))
+    table.add_row("output", escape(redacted(prepared.job.editing.output)))
     console.print(table)
     for warning in prepared.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
@@ -232,13 +241,17 @@ def show_end(
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     if counts is None:
         of_a_part = "nothing that this run takes is pending"
-        console.print(of_a_part if todo.part else "nothing is pending: every edit is done")
+        of_all = "nothing is pending" + ": every edit is done" * (not todo.quarantined)
+        console.print(of_a_part if todo.part else of_all)
     else:
         table.add_row("videos inverted", str(counts.inverted))
         table.add_row("edits done", str(counts.edited))
         table.add_row("edits failed", str(counts.failed))
     if todo.before:
         table.add_row("done before", str(todo.before))
+    if todo.quarantined:
+        again = "--retry-quarantined gives them another chance"
+        table.add_row("quarantined before", f"{todo.quarantined}, left out; {again}")
     table.add_row("time", duration(seconds))
     console.print(table)
     if counts and counts.failed:
@@ -278,7 +291,7 @@ def failed_lines(errors: Mapping[str, int], failures: Sequence[Failure]) -> list
 
 
 def _print_line(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    console.print(redacted(text), soft_wrap=True, highlight=False, markup=False)
 
 
 def duration(seconds: float) -> str:

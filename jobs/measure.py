@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from cluster.results.ledger import FOLDER, read_parts
+from cluster.output.lease import held
+from cluster.results.parts import part_names, read_parts
 from cluster.results.schema import plain_rows, to_parquet
 from jobs.errors import JobError, WrongOption
 from jobs.spec import absolute, model
@@ -46,30 +47,36 @@ def measure_results(
     models: Mapping[str, str],
     device: str = "auto",
     on_progress: Callable[[Measured], None] = lambda measured: None,
+    *,
+    wait: bool = False,
 ) -> Measured:
-    """Measure every edit of an output folder. Nothing else may be writing to it.
+    """Measure every edit of an output folder, as the only one that writes to it.
 
     Args:
         models: the folder or Hub name of each model, `clip` and `dino`.
         device: a torch device; `auto` is a GPU where there is one.
         on_progress: called after each edit.
+        wait: for a run that writes to the folder; else it is an error.
 
     Raises:
         WrongOption: no model was named.
+        CannotRun: a run writes to the folder.
         JobError: one cannot be opened, or the folder holds no results.
     """
     if not models:
         raise WrongOption("no model to measure with: give --clip PATH, --dino PATH or both")
     output = Folder(absolute(output_uri))
-    if not any(name.endswith(".parquet") for name in output.list(FOLDER)):
+    if not part_names(output):
         raise JobError(
             f"{output.uri}: no rows in results/*.parquet; run the job first, with the same folder"
         )
     loaded = [_load(kind, model(location), device, output) for kind, location in models.items()]
     measured = Measured()
-    for name, table in read_parts(output):
-        _check_columns(name, table, loaded)
-        _measure_part(output, name, table, loaded, measured, on_progress)
+    with held(output, "", wait=wait, on_wait=print, command="retake metrics") as lease:
+        for name, table in read_parts(output):
+            _check_columns(name, table, loaded)
+            _measure_part(output, name, table, loaded, measured, on_progress)
+            lease.check()
     return measured
 
 

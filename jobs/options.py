@@ -40,6 +40,18 @@ Limit = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+Wait = Annotated[
+    bool,
+    typer.Option("--wait", help="Wait for another run that writes to the output folder."),
+]
+RetryQuarantined = Annotated[
+    bool,
+    typer.Option(
+        "--retry-quarantined",
+        help="Try edits again that an earlier run has quarantined, since their video killed or "
+        "hung its group on every try.",
+    ),
+]
 Output = Annotated[str, typer.Argument(help="The output folder of a job, a path or URI.")]
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]

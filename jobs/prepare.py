@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.job import Job
-from cluster.scan import Scan, scan_manifest
+from cluster.pending.scan import Scan, scan_manifest
 from cluster.stages.blocks import RESERVED
 from jobs.errors import JobError, ManifestError
 from jobs.manifest.checks import ManifestInfo, check_manifest
@@ -147,7 +147,7 @@ def _output_problems(output: str) -> list[str]:
 
 def _no_bucket(folder: Folder) -> str:
     bucket = folder.path().split("/")[0]
-    there = folder.fs.exists(folder.path()) or folder.fs.exists(bucket)
+    there = folder.exists("") or folder.fs.exists(bucket)
     return "" if there else f"there is no bucket {bucket!r}; make it first"
 
 

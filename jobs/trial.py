@@ -7,7 +7,7 @@ command line or in a list, such as the one that the gallery writes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.manifest import ManifestFiles
-from cluster.results.ledger import Keys, read_done, read_parts
+from cluster.pending.done import find_answered
+from cluster.pending.rows import PendingRows
+from cluster.results.damaged import Damaged, warn
+from cluster.results.parts import read_parts
 from cluster.selection.entries import Entry, Selection
-from cluster.selection.survey import Survey, names, survey
-from cluster.stages.check import CheckRows
+from cluster.selection.survey import names, survey
 from jobs.errors import JobError, counted, nearest
 from jobs.manifest.conversion.tables import read_table
 from jobs.manifest.files import PARQUET
@@ -49,17 +51,30 @@ class Part:
     selection: Selection | None = None
     limit: int | None = None
 
-    def survey(self, prepared: Prepared, done: Keys) -> Survey:
-        """Look at the part.
 
-        Raises:
-            JobError: the manifest has nothing of a name.
-        """
-        job = prepared.job
-        if self.selection:
-            _refuse_unknown(job.files, self.selection)
-        check = CheckRows(job, done, prepared.scan.repeated, self.selection)
-        return survey(job.files, check, self.limit)
+def pending_rows(
+    prepared: Prepared,
+    part: Part | None = None,
+    on_damaged: Callable[[Damaged], None] = warn,
+    *,
+    retry_quarantined: bool = False,
+) -> PendingRows:
+    """The rows with something pending of a manifest, or of a part of it.
+
+    Args:
+        on_damaged: called with each damaged file of the results, which is left out.
+        retry_quarantined: edits that an earlier run has quarantined are pending, too.
+
+    Raises:
+        JobError: the part names what the manifest does not have.
+    """
+    part = part or Part()
+    if part.selection:
+        _refuse_unknown(prepared.job.files, part.selection)
+    answered = find_answered(
+        prepared.job, prepared.scan, retry_quarantined=retry_quarantined, on_damaged=on_damaged
+    )
+    return PendingRows(prepared.job, prepared.scan, answered, part.selection, part.limit)
 
 
 def part_of(only: Sequence[str], limit: int | None) -> Part | None:
@@ -82,23 +97,24 @@ def part_of(only: Sequence[str], limit: int | None) -> Part | None:
     return Part(Selection(entries), limit)
 
 
-def dry_run(spec: JobSpec, part: Part | None) -> None:
+def dry_run(spec: JobSpec, part: Part | None, *, retry_quarantined: bool = False) -> None:
     """Print what a run would do, without Ray and without a file written."""
     from jobs.display import show_plan
     from jobs.prepare import prepare
 
     prepared = prepare(spec, write=False)
     show_plan(prepared)
-    done = read_done(Folder(prepared.job.editing.output))
-    found = (part or Part()).survey(prepared, done)
+    found = survey(pending_rows(prepared, part, retry_quarantined=retry_quarantined))
     refused = ", ".join(f"{code} {count}" for code, count in sorted(found.refused.items()))
     stored = _with_trajectory(Folder(prepared.job.editing.output), found.ids)
     first = ", ".join(found.ids[:SHOWN])
     more = f", and {len(found.ids) - SHOWN} more" if len(found.ids) > SHOWN else ""
+    left_out = f"{counted(found.quarantined, 'edit')} left out; --retry-quarantined takes them"
     lines = {
         "pending": f"{counted(found.videos, 'video')}, {counted(found.pending, 'edit')}",
         "videos": first + more,
         "done": counted(found.done, "edit"),
+        "quarantined": left_out if found.quarantined else "",
         "refused": f"{found.refused.total()}" + (f" ({refused})" if refused else ""),
         "to invert": f"{counted(found.videos, 'video')} at most; {stored} with a stored "
         "trajectory, which is used again if it was made with the same settings",

@@ -18,15 +18,14 @@ from rich.table import Table
 
 from cluster.layout.placement import check_machine
 from cluster.layout.work import Amount
-from cluster.results.ledger import read_done
 from cluster.stages.blocks import VideoWork
-from cluster.stages.check import CheckRows
 from jobs.display import Ticker, show_plan
 from jobs.errors import counted
 from jobs.prepare import Prepared, prepare
 from jobs.spec import JobSpec
+from jobs.trial import pending_rows
 from pipeline.errors import RowError
-from pipeline.storage import Folder, check_file
+from pipeline.storage import check_file
 
 LOOK_FOR_UP_TO = 10_000
 """Videos that are looked for without `deep`: object storage answers some hundreds a second."""
@@ -113,12 +112,11 @@ def look_at_rows(
         on_progress: gets how many videos were looked at.
     """
     found = Findings()
-    done = read_done(Folder(prepared.job.editing.output))
-    check = CheckRows(prepared.job, done, prepared.scan.repeated)
+    rows = pending_rows(prepared)
     look = _reader(prepared) if deep else _look_for
     with ThreadPoolExecutor(os.cpu_count() if deep else LOOK_AT_ONCE) as pool:
-        for table in prepared.job.files.tables():
-            works = [work for work, _ in check.work_of(table)]
+        for _, looks in rows.looks():
+            works = [one.work for one in looks if one.work]
             pending = [work for work in works if work.pending]
             if not deep:
                 pending = pending[: LOOK_FOR_UP_TO - found.videos_looked_for]
@@ -169,17 +167,18 @@ def _reader(prepared: Prepared) -> Callable[[VideoWork], RowError | int | None]:
     """A function that reads a video as a rank does, and gives the number of its clip's frames."""
     from pipeline.inputs import read_video
 
-    settings, info = prepared.job.editing.video, prepared.checkpoint
+    editing, info = prepared.job.editing, prepared.checkpoint
 
     def read(work: VideoWork) -> RowError | int | None:
         try:
             clip = read_video(
                 str(work.video),
-                settings,
+                editing.video,
                 info,
                 start_frame=work.start_frame or 0,
                 num_frames=work.num_frames,
                 fps=work.fps,
+                limits=editing.limits,
             )
         except RowError as error:
             return error

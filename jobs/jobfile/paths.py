@@ -13,6 +13,7 @@ from pathlib import Path
 from jobs.errors import JobError
 from pipeline import locations
 from pipeline.locations import expanded, resolve_uri
+from pipeline.redaction import HIDDEN, has_hidden
 
 LOCATIONS = ("manifest", "output", "checkpoint")
 """The keys of a job that hold a location."""
@@ -34,6 +35,11 @@ def absolute(location: str, folder: str = "") -> str:
     """
     if why := locations.problem(location):
         raise JobError(f"{location!r} {why}")
+    if has_hidden(location):
+        raise JobError(
+            f"{location!r} has {HIDDEN} where a secret was: a run leaves secrets out of what it "
+            "writes; give the whole location again"
+        )
     return locations.absolute(resolve_uri(expanded(location), expanded(folder) or None))
 
 

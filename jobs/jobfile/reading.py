@@ -20,6 +20,8 @@ from pipeline.locations import expanded, is_web, unknown_protocol
 from pipeline.storage import explain, is_folder, open_file
 
 MOST_BYTES = 1 << 20
+MOST_NODES = 100_000
+"""Values of a job file with its aliases written out: nine lines can stand for 10^9."""
 WHOLE = "expected keys and values, at least `manifest` and `output`"
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -47,18 +49,56 @@ def read_values(path: str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The value of a YAML text.
+    """The value of a YAML text: plain values only, whatever its tags ask for.
 
     Raises:
-        JobError: where it is not valid, or a key stands in it twice.
+        JobError: where it is not valid, a key stands in it twice, or its aliases make it huge.
     """
     try:
-        return yaml.load(text, _Loader)
+        return _loaded(text)
     except yaml.MarkedYAMLError as error:
         raise JobError(f"{source}: {_problem(error, text)}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = "values are nested too deep" if isinstance(error, RecursionError) else str(error)
         raise JobError(f"{source}: is not valid YAML: {reason}") from None
+
+
+def _loaded(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _nodes(node, {}) > MOST_NODES:
+            raise yaml.YAMLError(
+                f"its aliases (*name) stand for more than {MOST_NODES} values; write out what is "
+                "meant"
+            )
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _nodes(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """How many values a node comes to where each alias is written out; at most `MOST_NODES` + 1.
+
+    Raises:
+        YAMLError: it holds itself.
+    """
+    if node in known:
+        if not known[node]:
+            raise yaml.YAMLError(
+                "a value holds itself by an alias (*name); write out what is meant"
+            )
+        return known[node]
+    known[node] = 0
+    inner = node.value if isinstance(node, yaml.CollectionNode) else []
+    count = 1
+    for one in inner:
+        for part in one if isinstance(one, tuple) else (one,):
+            count += _nodes(part, known)
+    known[node] = min(count, MOST_NODES + 1)
+    return known[node]
 
 
 def _bytes(path: str) -> bytes:

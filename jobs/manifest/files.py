@@ -13,7 +13,7 @@ from jobs.errors import ManifestError
 from jobs.manifest.conversion.videos import VIDEO_EXTENSIONS
 from pipeline.errors import ErrorCode
 from pipeline.locations import before_pattern, is_web, parent
-from pipeline.storage import explain, neighbour, split
+from pipeline.storage import explain, neighbour, patiently, split
 
 PARQUET = (".parquet", ".pq")
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
@@ -52,13 +52,7 @@ def find_files(uri: str, leave_out: str | None) -> Found:
         ManifestError: there is none, or the storage cannot be read.
     """
     try:
-        fs, path = split(uri)
-        if glob.has_magic(path) and not is_web(uri) and not fs.exists(path):
-            return _of_pattern(uri, fs, path, leave_out)
-        if fs.info(path)["type"] != "directory":
-            name = uri if "::" in uri or "?" in uri or is_web(uri) else neighbour(uri, path)
-            return Found(parent(uri), (FoundFile(name),))
-        found = sorted(fs.find(path))
+        return patiently(lambda: _find(uri, leave_out), uri)
     except ManifestError:
         raise
     except Exception as error:  # each storage has its own kinds of failure
@@ -67,7 +61,16 @@ def find_files(uri: str, leave_out: str | None) -> Found:
         text = trouble.text.replace("such file", "such file or folder") if missing else trouble.text
         hint = "; expected a Parquet file, a folder of them, or a glob" if missing else ""
         raise refusal(uri, [text + hint]) from error
-    return _of_folder(uri, path, found, leave_out)
+
+
+def _find(uri: str, leave_out: str | None) -> Found:
+    fs, path = split(uri)
+    if glob.has_magic(path) and not is_web(uri) and not fs.exists(path):
+        return _of_pattern(uri, fs, path, leave_out)
+    if fs.info(path)["type"] != "directory":
+        name = uri if "::" in uri or "?" in uri or is_web(uri) else neighbour(uri, path)
+        return Found(parent(uri), (FoundFile(name),))
+    return _of_folder(uri, path, sorted(fs.find(path)), leave_out)
 
 
 def _of_pattern(uri: str, fs: Any, path: str, leave_out: str | None) -> Found:

@@ -20,12 +20,14 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import resources
 from itertools import accumulate
 from typing import Any
 
+from cluster.results.damaged import Damaged, PartDamaged, warn
+from cluster.results.parts import PartGone
 from jobs.errors import JobError, WrongOption
 from jobs.jobfile.paths import absolute
 from jobs.report.gather import Gallery, link_to
@@ -34,6 +36,8 @@ from pipeline.storage import Folder, explain
 
 VIDEOS_IN_A_FILE = 60
 SAMPLE = 100_000
+READINGS = 10
+"""Files of results may go while they are read, or turn out to be damaged: all is read again."""
 FILES_AT_ONCE = 16
 EDITS_IN_LIST = 200  # names of edits to choose from; where there are more, search finds them
 SCRIPTS = (
@@ -57,7 +61,7 @@ def write_report(output_uri: str, compare: str | None = None, sample: int = SAMP
         WrongOption: a `sample` below 1.
         JobError: a folder holds no results, no link leads from one to the other, or the report
             cannot be written.
-        Unreadable: results are damaged, or were put together meanwhile.
+        Unreadable: storage does not give the results.
     """
     if sample < 1:
         raise WrongOption(f"--sample {sample}: expected a number of edits, 1 or more")
@@ -65,7 +69,21 @@ def write_report(output_uri: str, compare: str | None = None, sample: int = SAMP
     assert output
     if other:
         link_to(output, other)
-    gallery, folder = Gallery.read(output, other, sample), output.child("report")
+    damaged: list[Damaged] = []
+    for _ in range(READINGS):
+        try:
+            return _write(output, other, sample, damaged)
+        except PartGone:
+            continue  # a run has put results together meanwhile
+        except PartDamaged as error:
+            warn(error.damaged)
+            damaged.append(error.damaged)
+    return _write(output, other, sample, damaged)
+
+
+def _write(output: Folder, other: Folder | None, sample: int, damaged: Sequence[Damaged]) -> str:
+    """Write a report of the results as they are, but for damaged files."""
+    gallery, folder = Gallery.read(output, other, sample, damaged), output.child("report")
     try:
         with _Report(folder) as report:
             summary = gallery.summary() | _write_data(report, gallery)

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from cluster.results.damaged import Damaged
 from cluster.results.schema import plain_rows
 from jobs.errors import JobError
 from jobs.report.metrics import METRICS, Metric, describe, summarise
@@ -59,10 +60,12 @@ class Gallery:
     metrics: list[Metric]
 
     @classmethod
-    def read(cls, output: Folder, other: Folder | None, most: int) -> Gallery:
+    def read(
+        cls, output: Folder, other: Folder | None, most: int, damaged: Collection[Damaged] = ()
+    ) -> Gallery:
         names = Names()
-        here = read_run(output, names)
-        there = read_run(other, names) if other else None
+        here = read_run(output, names, damaged)
+        there = read_run(other, names, damaged) if other else None
         edits = join(names, here, there)
         shown_edits = edits.at(choose(names, edits, most))
         job = read_resolved(output)

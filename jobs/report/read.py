@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.results.compaction import find_current, read_current
+from cluster.results.damaged import Damaged
 from cluster.results.schema import SCHEMA, join_tables
 from jobs.errors import JobError
 from pipeline.errors import ErrorCode
@@ -84,13 +85,18 @@ class Run:
         return len(self.video)
 
 
-def read_run(output: Folder, names: Names) -> Run:
+def read_run(output: Folder, names: Names, damaged: Collection[Damaged] = ()) -> Run:
     """Read the names and numbers of a run.
+
+    Args:
+        damaged: files of results that are left out.
 
     Raises:
         JobError: the output folder holds no results.
+        PartGone, PartDamaged: as `read_current`.
     """
-    current = find_current(output)
+    left_out = [one.name for one in damaged if one.output == output]
+    current = find_current(output, without=left_out)
     parts: list[np.ndarray] = []
     numbers: dict[str, list[tuple[int, np.ndarray]]] = {}
     run = Run(
@@ -114,7 +120,11 @@ def read_run(output: Folder, names: Names) -> Run:
 
 
 def read_rows(run: Run, places: np.ndarray) -> pa.Table:
-    """The rows at the given places among a run's current ones, in that order."""
+    """The rows at the given places among a run's current ones, in that order.
+
+    Raises:
+        PartGone, PartDamaged: as `read_current`.
+    """
     order = np.argsort(places, kind="stable")
     wanted, start = places[order], 0
     tables = []

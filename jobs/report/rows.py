@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jobs.report.read import ONLY_THERE, OWN
+from pipeline.redaction import redacted
 
 Row = Mapping[str, Any]
 Numbers = Sequence[float | None]
@@ -52,7 +53,7 @@ def make_card(edits: Sequence[Edit], root: str, root_there: str) -> dict[str, An
     has_row = any(edit.row for edit in edits)
     return {
         "id": rows[0]["video_id"],
-        "video": first("video"),
+        "video": redacted(first("video")),
         "prompt": first("source_prompt"),
         "source": _link(first("source"), root if has_row else root_there),
         "columns": [[name, shown(first(name))] for name in others if first(name) is not None],
@@ -79,7 +80,7 @@ def _outcome(row: Row, numbers: Numbers, root: str) -> dict[str, Any]:
         "prompt": row["prompt"],
         "status": row["status"],
         "code": row["error_code"],
-        "error": row["error"],
+        "error": redacted(row["error"]),
         "clip": _link(row["output"], root),
         "numbers": numbers,
         "size": [row[name] for name in ("width", "height", "frames", "fps")],
@@ -106,7 +107,7 @@ def shown(value: Any) -> str:
     """A value as a person reads it."""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S %Z}".rstrip()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else redacted(str(value))
 
 
 def _is_number(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -57,14 +58,14 @@ def test_a_node_has_the_weights_before_its_ranks_start(
     tmp_path: Path, stored: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their start has a deadline, after which the next try would begin anew."""
-    start, found = Group.start, list[set[str]]()
+    start, found = Group.ready, list[set[str]]()
 
     def look_and_start(group: Group) -> None:
         weights = (tmp_path / "cache/checkpoints").rglob("*.safetensors")
         found.append({path.parent.name for path in weights})
         start(group)
 
-    monkeypatch.setattr(Group, "start", look_and_start)
+    monkeypatch.setattr(Group, "ready", look_and_start)
     rows = [a_row(a_video(tmp_path / "a.mp4"), "red", video_id="a")]
     assert run(tmp_path, rows, checkpoint=stored) == EXIT_DONE
     assert found[0] in ({"text_encoder"}, {"transformer", "vae"})
@@ -77,9 +78,9 @@ def test_a_checkpoint_that_is_replaced_after_the_driver_looked_ends_the_job(
     start, fs = dataflow.run, fsspec.filesystem("memory")
     name = f"/{stored.removeprefix('memory://')}/{WEIGHTS}"
 
-    def replace_and_start(*arguments: object) -> object:
+    def replace_and_start(*arguments: Any, **more: Any) -> object:
         fs.pipe_file(name, fs.cat_file(name)[:-1] + b"\7")
-        return start(*arguments)  # type: ignore[arg-type]
+        return start(*arguments, **more)
 
     monkeypatch.setattr(dataflow, "run", replace_and_start)
     rows = [a_row(a_video(tmp_path / "a.mp4"), "red", video_id="a")]

@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cluster.progress import Counts
+from cluster.results.parts import part_names
 from jobs.cli import app
 from jobs.manifest.writing import write_manifest
 from jobs.spec import load_job
@@ -63,7 +64,9 @@ def test_rows_of_a_manifest_that_cannot_be_read_are_a_message(tmp_path: Path) ->
         assert f"error: manifest {manifest}: its rows cannot be read: ArrowInvalid" in text
 
 
-def test_damaged_results_are_a_message_in_every_command_that_reads_them(tmp_path: Path) -> None:
+def test_damaged_results_are_left_out_and_named_by_every_command_that_only_reads(
+    tmp_path: Path,
+) -> None:
     output, manifest = Folder(str(tmp_path / "out")), str(tmp_path / "m.parquet")
     store(output, "r1", a_result("v", "a"))
     output.write("results/r2.parquet", output.read("results/r1-000000.parquet")[:-100])
@@ -71,14 +74,16 @@ def test_damaged_results_are_a_message_in_every_command_that_reads_them(tmp_path
     job = tmp_path / "job.yaml"
     job.write_text(yaml.safe_dump({"manifest": manifest, "output": output.uri}))
     for command in (
-        *(("validate", str(job)), ("run", str(job)), ("run", "--dry-run", str(job))),
+        *(("validate", str(job)), ("run", "--dry-run", str(job))),
         *(("gc", output.uri), ("gc", output.uri, "--keep", "until_done")),
-        ("report", output.uri),
+        *(("report", output.uri), ("verify", output.uri, "--dry-run")),
     ):
         status, text = retake(*command)
-        assert status == 1
-        assert f"error: results {output.uri}/results/r2.parquet: cannot be read" in text
-        assert "Restore the file, or remove it" in text
+        assert status == (3 if command[0] in ("validate", "verify") else 0)
+        assert f"results {output.uri}/results/r2.parquet: cannot be read: Arrow" in text
+        assert "the next `retake run` sets it aside" in text or command[0] == "verify"
+        assert "Traceback" not in text
+    assert part_names(output) == ["results/r1-000000.parquet", "results/r2.parquet"]
 
 
 def test_validate_shows_what_a_job_is_going_to_do(tmp_path: Path) -> None:
@@ -115,7 +120,7 @@ def test_three_frames_lead_from_the_command_to_the_graph(
     job.write_text(yaml.safe_dump({"manifest": manifest, "output": str(tmp_path / "out")}))
     callers: list[str] = []
 
-    def run(*arguments: object) -> Counts:
+    def run(*arguments: object, **_: object) -> Counts:
         frame = sys._getframe(1)
         while frame is not None and "run" not in callers:
             callers.append(frame.f_code.co_name)

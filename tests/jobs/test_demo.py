@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cluster.results.ledger import read_parts
+from cluster.results.parts import read_parts
 from jobs.demo import world
 from jobs.demo.job import CLIPS, write_demo
 from jobs.demo.judge import Verdict, judge

@@ -271,7 +271,7 @@ def test_the_end_says_what_failed_where_to_look_and_what_to_do_next(
         scan=SimpleNamespace(edits=10),
         job=SimpleNamespace(editing=SimpleNamespace(output="/data/my [out]")),
     )
-    todo: Any = SimpleNamespace(edits=10 - before, before=before, part=None)
+    todo: Any = SimpleNamespace(edits=10 - before, before=before, quarantined=0, part=False)
     show_end(counts, prepared, todo, 65, Console(file=out, width=60))
     text = out.getvalue()
     for part in [*parts, "time", "1 min 5 s", "results  /data/my [out]/results/"]:

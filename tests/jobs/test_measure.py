@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cluster.results.ledger import read_parts
+from cluster.results.parts import read_parts
 from jobs.cli import app
 from jobs.report.gather import Gallery
 from pipeline.storage import Folder

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from cluster.results.schema import to_parquet
+from cluster.results.schema import SCHEMA, to_parquet
 from jobs.cli import app
 from jobs.errors import JobError
 from jobs.report import write_report
@@ -210,18 +210,56 @@ def test_the_command_compares_and_samples(tmp_path: Path) -> None:
     assert refused.exit_code == 2
 
 
-def test_results_put_together_while_they_are_read_are_a_message(
+def test_results_put_together_while_they_are_read_are_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_rows(str(tmp_path), [make_row()])
 
     def after_a_run_ended(*arguments: Any) -> Any:
-        (tmp_path / "results" / "run-1-000000.parquet").unlink()
+        part = tmp_path / "results" / "run-1-000000.parquet"
+        if part.exists():
+            part.rename(part.with_name("run-2-compact-000000.parquet"))
         return read_rows(*arguments)
 
     monkeypatch.setattr("jobs.report.gather.read_rows", after_a_run_ended)
-    with pytest.raises(Unreadable, match=r"run-1-000000.*run the same command again"):
+    write_report(str(tmp_path))
+    assert read_summary(str(tmp_path))["edits"] == 1
+
+
+def test_results_that_go_again_and_again_are_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(str(tmp_path), [make_row()])
+
+    def after_a_run_ended(*arguments: Any) -> Any:
+        (part,) = (tmp_path / "results").iterdir()
+        part.rename(part.with_name(f"x{part.name}"))
+        return read_rows(*arguments)
+
+    monkeypatch.setattr("jobs.report.gather.read_rows", after_a_run_ended)
+    with pytest.raises(Unreadable, match=r"x*run-1-000000.*run the same command again"):
         write_report(str(tmp_path))
+
+
+def test_results_with_a_damaged_column_are_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its footer is whole, and so are the columns that tell which rows count."""
+    write_rows(str(tmp_path), [make_row("a")], "run-1-000000")
+    write_rows(str(tmp_path), [make_row("b")], "run-2-000000")
+    part = tmp_path / "results" / "run-2-000000.parquet"
+    data = bytearray(part.read_bytes())
+    column = SCHEMA.get_field_index("prompt")
+    place = pq.ParquetFile(part).metadata.row_group(0).column(column)
+    assert place.path_in_schema == "prompt"
+    start = place.dictionary_page_offset
+    data[start : start + 30] = bytes(30)
+    part.write_bytes(data)
+    write_report(str(tmp_path))
+    assert read_summary(str(tmp_path))["edits"] == 1
+    assert f"warning: results {tmp_path}/results/run-2-000000.parquet: cannot be" in (
+        capsys.readouterr().err
+    )
 
 
 PEAK = """
@@ -281,4 +319,4 @@ def test_a_report_that_finds_the_disk_full_is_a_message(
     done = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert done.exit_code == 1
     assert done.stderr.startswith(f"error: report {tmp_path}/report: cannot be written")
-    assert "No space left on device" in done.stderr
+    assert f"no space is left in {tmp_path}: free some" in done.stderr

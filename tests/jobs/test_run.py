@@ -5,8 +5,8 @@ is refused and what is written, not how the edits look.
 """
 
 import io
-import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -21,15 +21,16 @@ import yaml
 
 import jobs.demo
 from cluster.manifest import carried, convert
+from cluster.ranks.messages import EncodePrompts
 from cluster.results.compaction import current_rows
-from cluster.results.ledger import read_parts
+from cluster.results.parts import read_parts
 from jobs.cli import EXIT_CANNOT_RUN, EXIT_DONE, EXIT_SOME_FAILED, app
 from jobs.manifest.writing import write_manifest
 from pipeline.media.encoding import write_clip
 from pipeline.records import Metrics, Timings
 from pipeline.storage import Folder
 from tests.drawn_videos import draw_sound
-from tests.in_process import run_in_process
+from tests.in_process import Group, run_in_process
 
 SMALL: dict[str, Any] = {
     "video": {"height": 32, "width": 32, "frames": 5},
@@ -257,20 +258,48 @@ def test_a_run_says_what_it_does_what_failed_and_what_to_do_next(
 
 @pytest.mark.ray
 def test_a_video_that_hangs_is_quarantined_and_the_next_one_is_edited(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "hangs.mp4")  # reading it waits for a writer that never comes
-    rows = [
-        a_row("hangs.mp4", "red", "blue", video_id="hangs"),
-        a_row(a_video(tmp_path / "fine.mp4"), "red", video_id="fine"),
-    ]
-    limits = {"stall_deadline_s": 30, "retries": 0}
-    assert run(tmp_path, rows, cluster=limits) == EXIT_SOME_FAILED
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and no more
+        hangs = f"http://127.0.0.1:{silent.getsockname()[1]}/hangs.mp4"
+        rows = [
+            a_row(hangs, "red", "blue", video_id="hangs"),
+            a_row(a_video(tmp_path / "fine.mp4"), "red", video_id="fine"),
+        ]
+        limits = {"stall_deadline_s": 15, "retries": 0}  # before the read itself is given up
+        assert run(tmp_path, rows, cluster=limits) == EXIT_SOME_FAILED
     made = results(tmp_path)
     assert set(made) == {("hangs", "red"), ("hangs", "blue"), ("fine", "red")}
     assert made["fine", "red"]["status"] == "ok"
     for edit in ("red", "blue"):
         row = made["hangs", edit]
         assert (row["status"], row["error_code"]) == ("quarantined", "deadline")
-        assert "no progress for 30 s" in row["error"]
+        assert "no progress for 15 s" in row["error"]
+
+
+class Death(BaseException):
+    """The driver's and the group's at once."""
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome"), [((), "quarantined"), (("--retry-quarantined",), "ok")]
+)
+def test_a_video_that_ended_a_run_and_all_with_it_is_known_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], outcome: str
+) -> None:
+    real = Group.request
+
+    def dies(self: Group, message: Any, *, begin: Callable[[], None], **_: Any) -> Any:
+        if isinstance(message, EncodePrompts):
+            return real(self, message, begin=begin)
+        begin()
+        raise Death
+
+    row = a_row(a_video(tmp_path / "a.mp4"), "a red square")
+    with monkeypatch.context() as killed:
+        killed.setattr(Group, "request", dies)
+        with pytest.raises(Death):
+            run(tmp_path, [row], cluster={"retries": 0})
+    run(tmp_path, [row], options=options, cluster={"retries": 0})
+    assert [row["status"] for row in results(tmp_path).values()] == [outcome]
 
 
 def test_a_job_that_cannot_run_is_refused_with_every_problem(

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 import yaml
 
-from cluster.results.ledger import read_parts
+from cluster.results.parts import read_parts
 from pipeline.model.checkpoint import open_checkpoint
 from pipeline.storage import Folder
 from tests.jobs.test_run import SMALL, a_video, frames_of

@@ -14,6 +14,7 @@ from jobs.spec import JobSpec, parse_job
 from pipeline.settings import (
     EditingSettings,
     Inversion,
+    Limits,
     Reconstruction,
     TrajectorySettings,
     VideoSettings,
@@ -112,6 +113,7 @@ def test_every_setting_of_a_job_reaches_the_processes_that_do_the_work() -> None
         "inversion": {"steps": 9},
         "reconstruction": {"guidance_scale": 4},
         "trajectory": {"keep": "never"},
+        "limits": {"frames": 100},
     }
     job = parse_job({**MINIMAL, **given}, source="test")
     settings = {field.name for field in fields(job.editing())}
@@ -123,7 +125,8 @@ def test_every_setting_of_a_job_reaches_the_processes_that_do_the_work() -> None
 
 
 def test_every_setting_is_explained_where_it_is_defined() -> None:
-    for section in (VideoSettings, Inversion, Reconstruction, TrajectorySettings, ClusterSettings):
+    sections = (VideoSettings, Inversion, Reconstruction, TrajectorySettings, Limits)
+    for section in (*sections, ClusterSettings):
         for field in fields(section):
             assert field.name in (section.__doc__ or ""), f"{section.__name__}.{field.name}"
     explained = f"{JobSpec.__doc__} {EditingSettings.__doc__}"
@@ -137,7 +140,7 @@ def test_a_job_adds_its_name_and_where_it_runs_to_what_a_process_with_the_model_
 
 def test_the_settings_that_an_edits_fingerprint_is_of_keep_their_names() -> None:
     settings = asdict(parse_job(MINIMAL, source="test").editing())
-    names = "checkpoint inversion output precision reconstruction seed trajectory video"
+    names = "checkpoint inversion limits output precision reconstruction seed trajectory video"
     assert sorted(settings) == names.split()
     assert sorted(settings["trajectory"]) == ["dtype", "keep"]
 

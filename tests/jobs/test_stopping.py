@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,10 @@ SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 @pytest.fixture(autouse=True)
 def what_a_signal_leaves() -> Iterator[None]:
     """A process that got one is about to end; this one is not."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = stopping.SIGNALS
     handlers, hook = {number: signal.getsignal(number) for number in numbers}, sys.unraisablehook
     yield
+    signal.set_wakeup_fd(-1)
     for number, handler in handlers.items():
         signal.signal(number, handler)
     sys.unraisablehook = hook
@@ -65,22 +67,119 @@ def test_a_signal_ends_a_command_with_its_status_and_one_line(
     assert result.output == STOPPED
 
 
-def test_a_second_signal_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Ended(BaseException):
-        pass
+STARTS_A_CHILD = """
+import signal, subprocess, sys, threading, time
+from jobs.stopping import AGAIN_S, drains, stops_by_signal
+child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+"""
 
-    def end(status: int) -> None:
-        raise Ended(status)
 
-    monkeypatch.setattr(stopping.os, "_exit", end)
-    with stopping.stops_by_signal() as stop:
-        with pytest.raises(stopping.Stopped):
-            signal.raise_signal(signal.SIGINT)
-        with pytest.raises(Ended, match="143"):
+def result_of(program: str) -> tuple[str, str, int]:
+    """What a program and its children print and complain of, and its exit status."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30
+    )
+    return done.stdout, done.stderr, done.returncode
+
+
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_a_second_signal_ends_the_process_and_its_children_even_in_native_code(
+    number: int, status: int
+) -> None:
+    program = f"""{STARTS_A_CHILD}
+def signals():
+    signal.raise_signal({int(number)})
+    time.sleep(AGAIN_S + 0.1)
+    signal.raise_signal({int(number)})
+with stops_by_signal():
+    try:
+        threading.Thread(target=signals).start()
+        time.sleep(30)
+    except KeyboardInterrupt:
+        lock = threading.Lock()
+        with lock:
+            lock.acquire()  # for ever
+"""
+    assert result_of(program) == ("", f"{stopping.ENDED}\n", status)
+
+
+@pytest.mark.parametrize("begin", ["", "region.begin()"])
+def test_a_command_that_does_not_end_after_a_signal_is_ended(begin: str) -> None:
+    program = f"""{STARTS_A_CHILD}
+from jobs import stopping
+stopping.END_S = 0.1
+with stops_by_signal():
+    try:
+        with drains(0) as region:
+            {begin}
             signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(Ended, match="130"):  # on the way out too
-        signal.raise_signal(signal.SIGINT)
-    assert stop.status == 130
+    finally:
+        time.sleep(30)
+"""
+    out, errors, status = result_of(program)
+    assert (out, status) == ("", 143)
+    assert errors.endswith(STOPPED)
+
+
+def test_a_signal_that_is_sent_twice_at_once_is_one() -> None:
+    program = f"""{STARTS_A_CHILD}
+with stops_by_signal() as stop, drains(3) as region:
+    region.begin()
+    signal.raise_signal(signal.SIGINT), signal.raise_signal(signal.SIGTERM)
+    print(region.stop.wait(20), time.sleep(AGAIN_S / 2), stop.status)
+    child.kill()
+"""
+    out, errors, status = result_of(program)
+    assert out == "True None 130\n"
+    assert errors.startswith(stopping.DRAINING.format(grace_s=3) + "\n")
+    assert "Stopped" in errors  # at the end of the block
+    assert status != 0
+
+
+def test_in_a_block_that_drains_a_signal_raises_at_its_end_only() -> None:
+    noted = threading.Event()
+    with stopping.stops_by_signal() as stop:
+        with pytest.raises(stopping.Stopped), stopping.drains(5, noted.set) as region:
+            region.begin()
+            assert not region.stop.is_set()
+            signal.raise_signal(signal.SIGTERM)
+            assert region.stop.wait(20)
+            assert noted.wait(20)
+    assert stop.status == 143
+
+
+def test_a_block_that_drains_needs_no_signals_around_it() -> None:
+    with stopping.drains(5) as region:
+        region.begin()
+    assert not region.stop.is_set()
+
+
+def test_before_a_block_begins_to_drain_a_signal_raises_at_once() -> None:
+    reached = []
+    with (
+        stopping.stops_by_signal(),
+        pytest.raises(stopping.Stopped),
+        stopping.drains(5) as region,
+    ):
+        signal.raise_signal(signal.SIGTERM)
+        reached.append(region)
+    assert not reached
+
+
+def test_a_fork_that_gets_a_signal_does_not_stop_its_parent() -> None:
+    program = f"""{STARTS_A_CHILD}
+import os
+with stops_by_signal() as stop:
+    pid = os.fork()
+    if not pid:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            os._exit(5)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), stop.first)
+child.kill()
+"""
+    assert result_of(program) == ("5 None\n", "", 0)
 
 
 def test_a_signal_that_python_would_lose_ends_the_process_too() -> None:
@@ -92,10 +191,7 @@ def test_a_signal_that_python_would_lose_ends_the_process_too() -> None:
         "    Destructor()\n"
         "    print('it went on')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-    assert (done.stdout, done.stderr, done.returncode) == ("", STOPPED, 130)
+    assert result_of(program) == ("", STOPPED, 130)
 
 
 def test_a_command_that_ends_by_itself_leaves_the_handlers_that_were_there() -> None:
@@ -107,12 +203,12 @@ def test_a_command_that_ends_by_itself_leaves_the_handlers_that_were_there() -> 
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("phase", "number", "status"), [
-    ("starting Ray", *SIGNALS[1]),
-    ("editing", *SIGNALS[0]),
-])  # fmt: skip
+@pytest.mark.parametrize(("phase", "number", "status", "message"), [
+    ("starting Ray", *SIGNALS[1], STOPPED),
+    ("editing", *SIGNALS[0], f"{stopping.DRAINING.format(grace_s=20)}\n{STOPPED}"),
+], ids=["starting", "editing"])  # fmt: skip
 def test_a_run_that_is_stopped_says_so_and_leaves_no_process(
-    tmp_path: Path, phase: str, number: int, status: int
+    tmp_path: Path, phase: str, number: int, status: int, message: str
 ) -> None:
     mark = f"RETAKE_TEST={tmp_path}"
     process = subprocess.Popen(
@@ -128,7 +224,7 @@ def test_a_run_that_is_stopped_says_so_and_leaves_no_process(
     assert any(line.startswith(phase) for line in process.stdout)
     os.killpg(process.pid, number)  # as a terminal does
     _, errors = process.communicate(timeout=60)
-    assert (errors, process.returncode) == (STOPPED, status)
+    assert (errors, process.returncode) == (message, status)
     until = time.monotonic() + 60  # a process of Ray's that is only just starting ends when it has
     while left := processes_with(mark):
         assert time.monotonic() < until, left

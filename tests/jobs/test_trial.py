@@ -136,16 +136,13 @@ def test_a_dry_run_of_a_part_counts_the_part(job: str) -> None:
 
 
 def test_a_dry_run_knows_what_is_done_and_what_is_stored(job: str, tmp_path: Path) -> None:
-    from cluster.results.ledger import Keys
-    from cluster.stages.check import CheckRows
     from jobs.prepare import prepare
     from jobs.spec import load_job
-    from tests.cluster.checked_row import work_of_row
+    from tests.pending_rows import work_of_row
 
     prepared = prepare(load_job(job))
-    check = CheckRows(prepared.job, Keys.of([]), {})
     row = pq.read_table(tmp_path / "m.parquet").to_pylist()[0]
-    work = work_of_row(check, row)
+    work = work_of_row(prepared.job, row)
     assert work is not None
     output = Folder(str(tmp_path / "out"))
     output.write("trajectories/k/index.json", b"{}")

@@ -193,3 +193,28 @@ def test_a_job_file_may_be_a_uri() -> None:
         read_values("memory://jobs-read/other.yaml")
     with pytest.raises(JobError, match="its protocol 'nowhere' is unknown"):
         read_values("nowhere://job.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n".join(["a0: &a0 x"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]"
+                                   for n in range(1, 10)]), "stand for more than 100000 values"),
+        ("\n".join(["a0: &a0 {k0: 1}"] + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}"
+                                         for n in range(1, 10)]), "more than 100000 values"),
+        ("a: &a [*a]", "a value holds itself by an alias"),
+        ("a: " + "[" * 20_000, "nested too deep"),
+        ("a: " + "9" * 5000, "is not valid YAML"),
+    ],
+)  # fmt: skip
+def test_a_small_file_cannot_be_a_huge_one(text: str, message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        parse_yaml(text, "job file job.yaml")
+
+
+def test_aliases_are_read() -> None:
+    assert parse_yaml("a: &a {x: 1}\nb: *a\nc: [*a, *a]", "job") == {
+        "a": {"x": 1},
+        "b": {"x": 1},
+        "c": [{"x": 1}, {"x": 1}],
+    }

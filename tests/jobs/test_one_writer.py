@@ -1,0 +1,91 @@
+"""Commands that write to an output folder do so alone; those that only read go on beside them."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cluster.output.lease import held, holder_of, runs_stopped_by_signal
+from cluster.progress import Counts
+from jobs.cli import EXIT_CANNOT_RUN, EXIT_DONE, app
+from jobs.manifest.writing import write_manifest
+from jobs.stopping import MESSAGE
+from pipeline.storage import Folder
+from tests.cluster.test_stages import a_row
+from tests.jobs.test_stopping import what_a_signal_leaves
+from tests.report_results import make_row, write_rows
+
+__all__ = ["what_a_signal_leaves"]  # a fixture that is used without being named
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Folder:
+    write_rows(str(tmp_path / "out"), [make_row()])
+    return Folder(str(tmp_path / "out"))
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> str:
+    """A job file whose output folder is new."""
+    write_manifest([a_row("a.mp4")], str(tmp_path / "m.parquet"))
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        yaml.safe_dump({"manifest": "m.parquet", "output": "new", "checkpoint": "embedded"})
+    )
+    return str(path)
+
+
+def test_a_run_is_refused_while_another_one_writes(job: str, tmp_path: Path) -> None:
+    new = Folder(str(tmp_path / "new"))
+    with held(new, "r1"):
+        result = CliRunner().invoke(app, ["run", job])
+    assert result.exit_code == EXIT_CANNOT_RUN
+    assert f"error: output {new.uri}: `retake run` r1 on" in result.output
+    assert new.list() == ["lease/000001.json"]
+
+
+@pytest.mark.parametrize("command", [["gc"], ["verify"]])
+def test_a_command_that_changes_a_folder_is_refused_while_a_run_writes(
+    output: Folder, command: list[str]
+) -> None:
+    before = [name for name in output.list() if not name.startswith("lease/")]
+    with held(output, "r1"):
+        refused = CliRunner().invoke(app, [*command, output.uri])
+        looked = CliRunner().invoke(app, [*command, output.uri, "--dry-run"])
+    assert refused.exit_code == EXIT_CANNOT_RUN
+    assert "`retake run` r1 on" in refused.output
+    assert "r1" not in looked.output
+    assert [name for name in output.list() if not name.startswith("lease/")] == before
+
+
+def test_a_report_needs_no_lease(output: Folder) -> None:
+    with held(output, "r1"):
+        assert CliRunner().invoke(app, ["report", output.uri]).exit_code == EXIT_DONE
+
+
+def test_a_signal_in_a_run_has_it_drain_and_the_next_run_knows(
+    job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, runs = Folder(str(tmp_path / "new")), []
+
+    def run(job: Any, rows: Any, on_progress: Any, *, stop: Any, lease: Any) -> Counts:
+        runs.append(job.run)
+        on_progress(Counts())
+        new.write(f"attempts/00/{job.run}-1.beside", b"{}")
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.wait(20)
+        lease.check()
+        runs.append("drained")
+        return Counts()
+
+    monkeypatch.setattr("cluster.dataflow.run", run)
+    result = CliRunner().invoke(app, ["run", job])
+    assert result.exit_code == 143
+    assert result.output.endswith(f"{MESSAGE}\n")
+    assert runs[1:] == ["drained"]
+    assert runs_stopped_by_signal(new) == {runs[0]}
+    assert holder_of(new) is None
+    assert new.list("attempts") == []  # what the driver itself ended is nobody's fault
