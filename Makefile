@@ -18,8 +18,9 @@ demo: $(READY)            ## edit a few drawn clips with the embedded checkpoint
 test: $(READY)            ## the quick tests, with coverage of all processes
 	$(BIN)/python -m tests.run
 
-soak: $(READY)            ## the long tests
+soak: $(READY)            ## the long tests, then half an hour of faults; see tests/faults/soak.py
 	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m tests.faults.soak
 
 mutants: $(READY)         ## how many small faults the quick tests notice; a table beside itself
 	$(BIN)/python -m tests.mutants
