@@ -24,6 +24,7 @@ PREFIXES = {
     "Inversion": "inversion.",
     "Reconstruction": "reconstruction.",
     "TrajectorySettings": "trajectory.",
+    "Limits": "limits.",
     "ClusterSettings": "cluster.",
     "GroupSettings": "cluster.inversion.",
     "PromptSettings": "cluster.prompts.",

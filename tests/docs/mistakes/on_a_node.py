@@ -17,10 +17,12 @@ from unittest.mock import patch
 import fsspec
 import torch
 
+from cluster.output.attempts import Attempts
 from cluster.ranks.conversation import Conversation, Rank
 from cluster.ranks.failures import RankGroupFailed
 from cluster.ranks.messages import Answer, EncodePrompts, Progress, Start, numbered, to_line
 from cluster.settings import ClusterSettings
+from cluster.stages.first_prompts import Unheard
 from cluster.stages.group import GroupStage
 from pipeline import Editor
 from pipeline.errors import RowError, UnsupportedCheckpoint
@@ -162,7 +164,6 @@ FETCHING: Mistakes = {
 class Ranks:
     """A group of one rank that answers its start, and of each request does what a mistake says."""
 
-    failed_starts = 0
     start_message = Start("edits", {}, "cpu")
 
     def __init__(self, act: Callable[[Rank, socket.socket], Any]) -> None:
@@ -170,7 +171,8 @@ class Ranks:
 
     def ready(self) -> None: ...
 
-    def request(self, message: Any, **_: Any) -> list[Answer]:
+    def request(self, message: Any, *, begin: Callable[[], None], **_: Any) -> list[Answer]:
+        begin()
         ours, theirs = socket.socketpair()
         log = tempfile.TemporaryFile()
         log.write(b"NCCL WARN Cuda failure 'an illegal memory access was encountered'\n")
@@ -195,10 +197,14 @@ class Ranks:
 def in_a_row(act: Callable[[Rank, socket.socket], Any]) -> str:
     """What the row says of a request during which the rank did this."""
     stage: Any = GroupStage.__new__(GroupStage)
-    stage.broken, stage.starting, stage.group = None, threading.Lock(), Ranks(act)
-    stage.job = SimpleNamespace(cluster=ClusterSettings())
+    stage.starting, stage.group = threading.Lock(), Ranks(act)
+    stage.job, stage.fingerprint = SimpleNamespace(cluster=ClusterSettings()), ""
+    stage.attempts = Attempts(Folder("memory://messages"), act.__name__)
+    stage.report, stage.worked, stage.failed_starts = Unheard(), True, 0
     with patch("cluster.ranks.conversation.CLOSE_S", 0.0):  # `sleep` does not end by itself
-        return str(stage.ask(EncodePrompts(["a zebra"]))[0].error)
+        said = str(stage.ask(EncodePrompts(["a zebra"]))[0].error)
+    stage.attempts.of(stage._digest(EncodePrompts(["a zebra"]))).answered()
+    return said.partition("\nthe tries:")[0]  # which name the machine and the time
 
 
 def reports_and_hangs(_: Rank, theirs: socket.socket) -> None:

@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
+from tests.docs.mistakes.in_an_output import OUTPUTS
 from tests.docs.mistakes.in_python import IN_PYTHON
 from tests.docs.mistakes.on_a_cluster import PLACEMENT, PREFLIGHT
 from tests.docs.mistakes.on_a_node import FETCHING, MEMORY, RUNNING
@@ -365,6 +366,7 @@ MISTAKES: dict[str, Mistakes] = {
     "Checkpoints on their way to a node": FETCHING,
     "Memory": MEMORY,
     "While a job runs": RUNNING,
+    "Output folders and storage": OUTPUTS,
 }
 
 
