@@ -28,6 +28,7 @@ BASE = frozenset(
         "values",
         "locations",
         "imports",
+        "redaction",
     }
 )
 """The modules of pipeline that every room but `algorithm` may import."""
@@ -82,11 +83,10 @@ QUICK = (
     "cluster.job",
     "cluster.rows",
     "cluster.results.schema",
-    "cluster.results.ledger",
+    "cluster.results.newest",
     "cluster.results.compaction",
     "cluster.stages.blocks",
-    "cluster.stages.check",
-    "cluster.scan",
+    "cluster.pending.rows",
     "jobs.run",
     "jobs.validate",
     "pipeline.plan",
@@ -245,7 +245,7 @@ def test_a_library_is_imported_only_in(library: str) -> None:
 
 def test_storage_alone_turns_uris_into_file_systems() -> None:
     users = [m for m, path in sources().items() if "url_to_fs" in path.read_text(encoding="utf-8")]
-    assert users == ["pipeline.storage"]
+    assert users == ["pipeline.storage.systems"]
 
 
 def test_no_folder_has_more_than_a_dozen_modules() -> None:
@@ -298,8 +298,9 @@ def test_the_driver_of_the_demo_never_imports_torch(tmp_path: Path) -> None:
         "from jobs.demo.job import write_demo\n"
         "from jobs.prepare import prepare; from jobs.spec import parse_job\n"
         "job = prepare(parse_job(write_demo(Path(sys.argv[1])), [], source='the demo')).job\n"
-        "from cluster.results.ledger import Keys\n"
-        "first = dataflow.first_prompts.First(dataflow.CheckRows(job, Keys.of([]), {}))\n"
+        "from tests.pending_rows import pending_of; from cluster.stages.blocks import work_of\n"
+        "(rows,) = pending_of(job)\n"
+        "first = dataflow.first_prompts.First(work_of(rows.work), True)\n"
         "assert len(dataflow.first_prompts.find_missing(job, first).prompts) == 10\n"
         "print(json.dumps(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules))))"
     )

@@ -72,9 +72,9 @@ VOCABULARY = ("tests/pipeline/model/folder/test_vocabulary.py",)
 CHECK = tuple(f"tests/cluster/test_{name}.py" for name in ("job", "rows", "stages", "selection"))
 ROOMS = (
     Room("cluster/ranks/owner.py", ("tests/cluster/ranks/test_owner.py",), 20),
-    Room("cluster/stages/check.py", CHECK, 10),
+    Room("cluster/pending/check.py", CHECK, 10),
     Room("cluster/job.py", ("tests/cluster/test_job.py",), 6),
-    Room("cluster/results/ledger.py", ("tests/cluster/test_results.py",), 14),
+    Room("cluster/results/newest.py", ("tests/cluster/test_results.py",), 14),
     Room("cluster/results/compaction.py", ("tests/cluster/test_results.py",), 12),
     Room("cluster/rows.py", ("tests/cluster/test_rows.py",), 26),
     Room("pipeline/algorithm/schedule.py", (*SCHEDULE, SCRIPT), 22),
