@@ -305,10 +305,12 @@ class _Run:
         Raises:
             CannotRun: no group can start.
         """
-        broken = [owner for owner in state.owners.values() if owner.broken]
+        groups = {pool.stage: pool.groups for pool in placement.pools}
+        # One of the wave before, which had another layout, may have reported late.
+        broken = [one for one in state.owners.values() if one.broken and one.stage in groups]
         for stage in {owner.stage for owner in broken}:
             of_stage = [owner for owner in broken if owner.stage == stage]
-            if len(of_stage) >= next(p.groups for p in placement.pools if p.stage == stage):
+            if len(of_stage) >= groups[stage]:
                 raise CannotRun(f"a rank group could not start: {of_stage[0].broken}")
         if self._is_held(wave, state, placement, broken):
             self.without |= {owner.node for owner in broken}

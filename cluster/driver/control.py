@@ -83,9 +83,6 @@ class ControlActor:
     def here(self, owner: str, stage: str, node: str, pid: int, broken: str) -> None:
         self.owners[owner] = Owner(stage, node, pid, self._clock(), broken)
 
-    def gone(self, owner: str) -> None:
-        self.owners.pop(owner, None)
-
     def say(self, word: Word) -> None:
         self.word = word
 
@@ -177,6 +174,7 @@ class Control:
     def begin(self) -> None:
         """A new wave: rows may start."""
         self.actor.begin.remote()
+        self._asked = None  # its answer would name the owners of the wave before
         self._state = State(self._state.born, self._state.events)
         self.say("go")
 

@@ -66,6 +66,7 @@ class ResultWriter:
         self._trouble: _Trouble | None = None
         self._broken: BaseException | None = None  # a fault of ours, for which no patience helps
         self._given_up = self._closing = False
+        self._rescued = ""  # where the rows are, once storage was given up
         self._files = 0
         self._merging = Merging(output, run)
         self._thread = threading.Thread(target=self._work, name="results", daemon=True)
@@ -142,11 +143,12 @@ class ResultWriter:
         if self._broken:
             raise self._broken
         if self._given_up and self._trouble:
-            rescued = _rescue(self._waiting, self._run)
+            self._rescued = self._rescued or _rescue(self._waiting, self._run)
             raise ResultsNotStored(
                 f"results cannot be stored: {self._where}: {self._trouble.text}. It was tried for "
-                f"{self._patience_s:g} s (cluster.storage_patience_s). {self._rows()} {rescued}. "
-                "Repair the storage, or make room on it, and run the same command again to go on"
+                f"{self._patience_s:g} s (cluster.storage_patience_s). {self._rows()} "
+                f"{self._rescued}. Repair the storage, or make room on it, and run the same "
+                "command again to go on"
             )
 
     def _work(self) -> None:

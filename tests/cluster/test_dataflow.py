@@ -389,6 +389,15 @@ def test_a_broken_group_does_not_end_a_wave_in_which_others_still_load(
     assert "leave" not in FakeControl.said
 
 
+def test_a_late_report_of_a_group_that_this_layout_does_not_have_ends_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeControl, "owners", {"1": owner(stage="editing", broken="no such file")})
+    hold = threading.Event()
+    threading.Timer(0.5, hold.set).start()
+    assert run(work(v="a"), Graph([a_block(("a", None, None))], hold=hold)).edited == 1
+
+
 def test_rows_that_only_broken_groups_get_end_the_job_with_their_reason(
     run: Run, graphs: list[pa.Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,3 +232,19 @@ def test_a_run_that_lost_its_folder_stores_nothing_more(tmp_path: Path) -> None:
     with pytest.raises(CannotRun, match="another run"):
         results.check()
     assert stored(output) == ["a"]
+
+
+def test_rows_that_are_given_up_are_kept_in_one_file_whoever_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, output = tmp_path / "kept", tmp_path / "out"
+    kept.mkdir(), output.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(kept))
+    Outage(output)
+    results = ResultWriter(Folder(str(output)), "r", 0.01)
+    results.add(some_rows("a"))
+    wait_for(lambda: results._given_up)
+    for ask in (results.check, results.close):
+        with pytest.raises(ResultsNotStored, match="r-rescued-"):
+            ask()
+    assert len(list(kept.iterdir())) == 1
