@@ -28,6 +28,9 @@ from s3fs import S3FileSystem
 SLOW_S = 0.2
 """Between the pieces of a slow body."""
 
+DATA = bytes(range(256)) * 400
+"""100 kB: an answer that can be cut in two."""
+
 
 class Fault(StrEnum):
     """What happens to one request."""
@@ -39,6 +42,8 @@ class Fault(StrEnum):
     HALF_STALL = "half stall"  # half of the answer's body comes, the rest never
     CUT = "cut"  # half of the answer's body comes, then the connection ends
     CUT_UPLOAD = "cut upload"  # a reset as soon as half of the request's body is there
+    NO_CONTINUE = "no continue"  # as STALL, and the client is not told to send the body
+    UNREAD = "unread"  # as STALL, and the body is not read: no more is taken than fits buffers
     SLOW = "slow"  # the answer's body comes in ten pieces with pauses
 
 
@@ -181,11 +186,24 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 600
     server: _Server
+    _drawn: tuple[Fault | None, int] | None = None
+
+    def handle_expect_100(self) -> bool:
+        self._drawn = self.server.proxy.fault_of(self.command, self.path)
+        if self._drawn[0] is Fault.NO_CONTINUE:
+            self.server.proxy.healed.wait(600)
+            self._break()
+            return False
+        return super().handle_expect_100()
 
     def _handle(self) -> None:
         proxy = self.server.proxy
-        fault, status = proxy.fault_of(self.command, self.path)
+        fault, status = self._drawn or proxy.fault_of(self.command, self.path)
+        self._drawn = None
         healed = proxy.healed
+        if fault in (Fault.NO_CONTINUE, Fault.UNREAD):
+            healed.wait(600)
+            return self._break()
         if fault is Fault.CUT_UPLOAD:
             self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
             return self._break()

@@ -5,14 +5,18 @@ What fails for a while is tried again (`patience`); what an exception means stan
 
 from pipeline.storage.files import check_file, is_folder, keeping, local_copy, open_file
 from pipeline.storage.folder import Folder, write_file
+from pipeline.storage.listing import find_all
+from pipeline.storage.parsing import from_json
 from pipeline.storage.patience import patiently, wait_long
-from pipeline.storage.systems import join, neighbour, split
+from pipeline.storage.systems import join, neighbour, split, write_object
 from pipeline.storage.trouble import explain
 
 __all__ = [
     "Folder",
     "check_file",
     "explain",
+    "find_all",
+    "from_json",
     "is_folder",
     "join",
     "keeping",
@@ -23,4 +27,5 @@ __all__ = [
     "split",
     "wait_long",
     "write_file",
+    "write_object",
 ]

@@ -7,6 +7,7 @@ import io
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, BinaryIO, cast
@@ -15,7 +16,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from pipeline.errors import ErrorCode, RowError
 from pipeline.locations import is_web
-from pipeline.storage.patience import patiently
+from pipeline.storage.patience import patience_s, patiently
 from pipeline.storage.systems import protocols, split
 from pipeline.storage.trouble import explain
 
@@ -37,9 +38,7 @@ def local_copy(
     Raises:
         RowError: the file is not there, is too large, or may not or cannot be read.
     """
-    with keeping(uri):
-        temporary = tempfile.TemporaryFile()
-    with temporary as copy:
+    with patiently(lambda: _scratch(uri), uri, on_wait=on_read) as copy:
         try:
             sha = patiently(lambda: _copied(uri, copy, on_read, most_bytes), uri, on_wait=on_read)
         except RowError:
@@ -54,15 +53,21 @@ def local_copy(
         yield cast(BinaryIO, copy), sha
 
 
+def _scratch(uri: str) -> IO[bytes]:
+    with keeping(uri):
+        return tempfile.TemporaryFile()
+
+
 def _copied(uri: str, copy: IO[bytes], on_read: Callable[[], None], most_bytes: int | None) -> str:
     """Copies a file from its start; the SHA-256 of its bytes."""
-    copy.seek(0)
-    copy.truncate()
+    with keeping(uri):  # what is left in its buffer is written first
+        copy.seek(0)
+        copy.truncate()
     sha = hashlib.sha256()
     fs, path = split(uri)
     if "file" in protocols(fs):
         _refuse_endless(uri, path)
-    with PatientFile(fs.open(path, "rb"), uri, on_read) as file:
+    with PatientFile(lambda: _opened(uri), uri, on_read) as file:
         _refuse_larger(uri, file.size or 0, most_bytes)
         while block := file.read(COPY_BYTES):
             _refuse_larger(uri, copy.tell() + len(block), most_bytes)
@@ -90,16 +95,20 @@ def _refuse_larger(uri: str, size: int, most_bytes: int | None) -> None:
     if most_bytes is not None and size > most_bytes:
         raise RowError(
             ErrorCode.VIDEO_TOO_LARGE,
-            f"{uri}: has {size} bytes or more; expected at most {most_bytes / 1e9:g} GB: cut it "
-            "into shorter videos, or set limits.file_gb higher",
+            f"{uri}: has {size / 1e9:.4g} GB or more; expected at most {most_bytes / 1e9:g} GB: "
+            "cut it into shorter videos, or set limits.file_gb higher",
         )
 
 
 def _keep(copy: IO[bytes], block: bytes, uri: str) -> None:
     """Write to the temporary copy; that its disk is full is no trouble of the file's storage."""
-    with keeping(uri):
-        copy.write(block)
-        copy.flush()
+    try:
+        with keeping(uri):
+            copy.write(block)
+            copy.flush()
+    except RowError:  # while this one waits for room, others have that of its first part
+        os.ftruncate(copy.fileno(), 0)
+        raise
 
 
 @contextmanager
@@ -115,7 +124,10 @@ def keeping(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        trouble = explain(error, f"{tempfile.gettempdir()}/copy", "written")
+        # Not the name that the error has: FFmpeg knows the file as one below /proc.
+        plain = OSError(error.errno, error.strerror) if error.errno and error.strerror else error
+        folder = tempfile.tempdir or os.environ.get("TMPDIR", "/tmp")
+        trouble = explain(plain, f"{folder}/copy", "written")
         raise RowError(
             trouble.code,
             f"{name}: its temporary copy {trouble.text}. TMPDIR names another folder for such "
@@ -156,9 +168,13 @@ def _refuse_web_page(uri: str, head: bytes) -> None:
 @contextmanager
 def open_file(uri: str) -> Iterator[BinaryIO]:
     """A file at a path or URI, to be read; seekable, and only what is read is fetched."""
-    fs, path = split(uri)
-    with PatientFile(patiently(lambda: fs.open(path, "rb"), uri), uri) as file:
+    with PatientFile(lambda: _opened(uri), uri) as file:
         yield cast(BinaryIO, file)
+
+
+def _opened(uri: str) -> tuple[Any, Any]:
+    fs, path = split(uri)
+    return fs, fs.open(path, "rb")
 
 
 def is_folder(uri: str) -> bool:
@@ -175,16 +191,30 @@ def is_folder(uri: str) -> bool:
 class PatientFile(io.BufferedIOBase):
     """An open file whose reads are tried again while their trouble is temporary.
 
+    All reads of a file share one patience. It comes back second by second as reads go well, so a
+    file of thousands of parts, of which each fails for a while, takes twice its time and no more.
+
     Args:
-        file: open for reading; is closed with this one.
-        location: what messages call it.
+        open_it: opens the file for reading, and gives its file system with it, which may close
+            its files when nobody holds it any more; may be called again.
+        location: its path or URI.
         on_wait: called before each pause.
+
+    Raises:
+        OSError: as `patiently` raises it, here and from reading; s3fs' FileExpired where the file
+            was changed after a part of it was read: what was read is of another one.
     """
 
     def __init__(
-        self, file: Any, location: str, on_wait: Callable[[], None] = lambda: None
+        self,
+        open_it: Callable[[], tuple[Any, Any]],
+        location: str,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
-        self._file, self._location, self._on_wait = file, location, on_wait
+        self._open, self._location, self._on_wait = open_it, location, on_wait
+        self._fs, self._file = patiently(open_it, location, on_wait=on_wait)
+        self._reading_s = self._waiting_s = 0.0
+        self._any_read = False
 
     @property
     def size(self) -> int | None:
@@ -207,14 +237,41 @@ class PatientFile(io.BufferedIOBase):
     def _read(self, action: Callable[[], bytes]) -> bytes:
         if not self._file.seekable():  # a stream: what was lost does not come again
             return action()
-        start = self._file.tell()
+        start, began = self._file.tell(), time.monotonic()
+        last = began
+        changed: OSError | None = None
 
         def again() -> bytes:
-            if self._file.tell() != start:
-                self._file.seek(start)
-            return action()
+            nonlocal last, changed
+            last = time.monotonic()
+            try:
+                if self._file.tell() != start:
+                    self._file.seek(start)
+                return action()
+            except OSError as error:
+                if type(error).__name__ != "FileExpired":
+                    raise
+                self._open_again()
+                if not self._any_read:  # the listing from which it was opened was old
+                    raise
+                changed = error
+                return b""
 
-        return patiently(again, self._location, on_wait=self._on_wait)
+        left_s = min(patience_s(), patience_s() + self._reading_s - self._waiting_s)
+        try:
+            data = patiently(again, self._location, on_wait=self._on_wait, within_s=left_s)
+        finally:
+            self._waiting_s += last - began
+        if changed:
+            raise changed
+        self._reading_s += time.monotonic() - last
+        self._any_read = self._any_read or bool(data)
+        return data
+
+    def _open_again(self) -> None:
+        self._fs.invalidate_cache()
+        stale, (self._fs, self._file) = self._file, self._open()
+        stale.close()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         return int(self._file.seek(offset, whence))

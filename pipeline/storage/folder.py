@@ -7,15 +7,16 @@ import mimetypes
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO, TypeVar, cast
 
 from pipeline.storage.files import PatientFile
+from pipeline.storage.listing import files_below
 from pipeline.storage.patience import patiently
-from pipeline.storage.systems import protocols, split
+from pipeline.storage.systems import protocols, split, write_object
 
 T = TypeVar("T")
 
@@ -95,8 +96,9 @@ class Folder:
         return int(self._patiently(lambda: self.fs.info(self.path(name))["size"], name))
 
     def open(self, name: str) -> BinaryIO:
-        file = self._patiently(lambda: self.fs.open(self.path(name), "rb"), name)
-        return cast(BinaryIO, PatientFile(file, self.full_uri(name)))
+        path = self.path(name)
+        file = PatientFile(lambda: (self.fs, self.fs.open(path, "rb")), self.full_uri(name))
+        return cast(BinaryIO, file)
 
     def write(self, name: str, data: bytes) -> None:
         path = self.path(name)
@@ -104,27 +106,41 @@ class Folder:
             self._patiently(lambda: _write_whole(path, data), name, "written")
         else:
             kind = _content_type(self.fs, name)
-            self._patiently(lambda: self.fs.pipe_file(path, data, **kind), name, "written")
+            self._patiently(lambda: write_object(self.fs, path, data, **kind), name, "written")
 
     def list(self, name: str = "", *, scratch: bool = False) -> list[str]:
         """The names of all files below a name, in order; empty where there is nothing.
 
+        Links to folders are left out: what they lead to may be no part of this folder.
+
         Args:
             scratch: only those that a killed process left half written, which do not count else.
         """
-        root = self.path(name)
-        self.fs.invalidate_cache()
-        find = (lambda: _find(root)) if self.is_local else lambda: self.fs.find(root)
-        try:
-            found = self._patiently(find, name)
-        except FileNotFoundError:
-            return []
-        base = self.path().lstrip("/")
-        names = sorted(str(path).lstrip("/")[len(base) + 1 :] for path in found)
-        return [n for n in names if n and n.rsplit("/", 1)[-1].startswith(".") == scratch]
+        names = sorted(name for name, _ in self._files_below(name, sized=False))
+        return [n for n in names if n.rpartition("/")[2].startswith(".") == scratch]
+
+    def sizes(self, name: str = "") -> Iterator[tuple[str, int]]:
+        """The name and the bytes of each file below a name, in any order; also half written ones.
+
+        Links to folders are left out, as in `list`.
+        """
+        return self._files_below(name, sized=True)
+
+    def _files_below(self, name: str, *, sized: bool) -> Iterator[tuple[str, int]]:
+        base = len(self.path().lstrip("/")) + 1
+        found = files_below(self.fs, self.path(name), self.full_uri(name), sized=sized)
+        for path, size in found:
+            if inside := path.lstrip("/")[base:]:
+                yield inside, size
 
     def remove_folder(self, name: str) -> None:
-        """Remove all files below a name; that there are none is no error."""
+        """Remove all files below a name; that there are none is no error.
+
+        Of a link only the link is removed, never what it leads to.
+        """
+        if self.is_local and os.path.islink(self.path(name)):
+            self.remove(name)
+            return
         for file in self.list(name):
             self.remove(file)
         if self.is_local:
@@ -146,7 +162,7 @@ def write_file(uri: str, data: bytes) -> None:
         folder, _, name = path.rpartition("/")
         Folder(folder or "/").write(name, data)
     else:
-        patiently(lambda: fs.pipe_file(path, data), uri, "written")
+        patiently(lambda: write_object(fs, path, data), uri, "written")
 
 
 def _write_whole(path: str, data: bytes) -> None:
@@ -167,29 +183,6 @@ def _write_whole(path: str, data: bytes) -> None:
         if os.path.exists(scratch):
             os.unlink(scratch)
         raise
-
-
-def _find(root: str) -> list[str]:
-    """The files below a local path.
-
-    Raises:
-        OSError: a folder cannot be looked into. fsspec would take it for empty, and what is done
-            would be done again.
-    """
-
-    if os.path.isfile(root):
-        return [root]
-    found: list[str] = []
-    folders = [root]
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    (folders if entry.is_dir() else found).append(f"{folder}/{entry.name}")
-        except (FileNotFoundError, NotADirectoryError):  # removed meanwhile
-            continue
-    return found
 
 
 def _content_type(fs: Any, name: str) -> dict[str, str]:

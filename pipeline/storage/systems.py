@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any
 from urllib.parse import unquote
 
 import fsspec
+from fsspec.asyn import sync
 
 from pipeline.locations import beside, is_local, is_web, links, protocol
+from pipeline.storage.seconds import timeout_s
 
 CONNECT_S = 10.0
-TIMEOUT_S = 30.0
-"""Seconds without a byte after which a connection counts as broken; RETAKE_STORAGE_TIMEOUT_S."""
 ATTEMPTS = 2
 """Of the client of S3 for one request; what outlasts them is left to `patiently`."""
+BYTES_IN_TIME = 16 << 20
+"""A write of more bytes has the time of a connection without a byte once more for each so many."""
+PART_BYTES = 256 << 20
+"""S3 takes files of up to two such parts by one request. Of a write in parts, a process that is
+killed leaves those that arrived, which no listing shows and which are paid for."""
 
 
 def split(uri: str) -> tuple[Any, str]:
@@ -41,9 +47,11 @@ def _options(name: str) -> dict[str, Any]:
 
     What fsspec's own configuration says is kept. Without these, S3 tries 25 times to read from a
     server that hangs, HTTP waits for 5 minutes and breaks off whatever takes longer, and GCS waits
-    without an end.
+    without an end. They begin when a request is sent; `write_object` has the deadline of that.
+
+    Other protocols (Azure, SFTP, HDFS) have only the deadlines of their own clients.
     """
-    read = float(os.environ.get("RETAKE_STORAGE_TIMEOUT_S") or TIMEOUT_S)
+    read = timeout_s()
     own = fsspec.config.conf.get(name, {})
     if name in ("s3", "s3a"):
         config: dict[str, Any] = {"connect_timeout": min(CONNECT_S, read), "read_timeout": read}
@@ -58,6 +66,52 @@ def _options(name: str) -> dict[str, Any]:
             return {"requests_timeout": own.get("requests_timeout", timeout)}
         return {"client_kwargs": {"timeout": timeout, **own.get("client_kwargs", {})}}
     return {}
+
+
+def write_object(fs: Any, path: str, data: bytes, **options: Any) -> None:
+    """Write a file to a storage that is not local, within a deadline.
+
+    The clients of S3, GCS and HTTP wait without an end for a server that takes no more of what is
+    sent, or that does not say whether it will (S3's client sends `Expect: 100-continue`). What is
+    over its deadline is cancelled, so that it cannot arrive later than what is written next.
+
+    Storages whose clients are not asynchronous have the deadlines of those only.
+
+    Args:
+        options: as the file system's `pipe_file` takes them.
+
+    Raises:
+        TimeoutError: it took too long, which may pass.
+    """
+    if "s3" in protocols(fs):
+        options = {"chunksize": PART_BYTES, **options}
+    if not (fs.async_impl and getattr(fs, "fs", fs).async_impl):  # a chain's last link counts too
+        fs.pipe_file(path, data, **options)
+        return
+    deadline_s = write_deadline_s(len(data))
+    over = False
+
+    async def write() -> None:
+        nonlocal over
+        try:
+            async with asyncio.timeout(deadline_s) as deadline:
+                await fs._pipe_file(path, data, **options)
+        finally:
+            over = deadline.expired()
+
+    try:
+        sync(fs.loop, write)
+    except TimeoutError as error:
+        if not over:  # the client's own, such as for a connection that is not made
+            raise
+        text = f"{len(data)} bytes were not taken in {deadline_s:.0f} s"
+        raise TimeoutError(text) from error
+
+
+def write_deadline_s(size: int) -> float:
+    """The longest that the write of a file of so many bytes may take, in seconds."""
+    read = timeout_s()
+    return min(CONNECT_S, read) + read * (1 + size / BYTES_IN_TIME)
 
 
 def protocols(fs: Any) -> tuple[str, ...]:

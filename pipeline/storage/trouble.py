@@ -6,6 +6,7 @@ import errno
 import glob
 import io
 import os
+import socket
 from contextlib import suppress
 from http import HTTPStatus
 from itertools import pairwise
@@ -27,6 +28,9 @@ UNREACHABLE = frozenset(
     {"ConnectionError", "gaierror", "ClientConnectionError", "HTTPClientError"}
     | {"ConnectError", "TransportError", "ServiceRequestError"}
 )
+UNTRUSTED = frozenset(
+    {"SSLCertVerificationError", "CertificateVerifyError", "ClientConnectorCertificateError"}
+)
 CUT_OFF = frozenset(
     {"ClientPayloadError", "IncompleteRead", "IncompleteReadError", "ResponseParserError"}
     | {"ChunkedEncodingError", "ChecksumError", "FlexibleChecksumError", "FileExpired"}
@@ -46,7 +50,11 @@ BUSY = frozenset(
 TEMPORARY_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
 """Of S3, which come with the status of a wrong request, and tell of a broken upload."""
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
+"""Numbers of a name that no server has. A server of names that does not answer has EAI_AGAIN."""
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+FULL = NO_ROOM | {errno.EFBIG}
 AWAY = {errno.ENOTCONN, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN}
 AWAY |= {errno.ENETUNREACH, errno.ENETRESET, errno.ENONET, errno.ENODEV}
 SHAKY = {errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.EAGAIN, errno.EBUSY, errno.ENOLCK}
@@ -60,7 +68,7 @@ def is_definite(error: BaseException) -> bool:
     A client may raise FileNotFoundError for a connection that failed; that one is not.
     """
     kinds = FileNotFoundError | NotADirectoryError | IsADirectoryError | FileExistsError
-    return isinstance(error, kinds) and not is_temporary(error)
+    return isinstance(error, kinds) and not any(map(_is_away, causes_of(error)))
 
 
 def is_of_storage(error: BaseException) -> bool:
@@ -78,7 +86,36 @@ def is_temporary(error: BaseException) -> bool:
     """Whether the same may go well a little later. Asks no storage."""
     causes = causes_of(error)
     known = next((c.trouble for c in causes if isinstance(c, StorageFailed)), None)
-    return known.temporary if known else any(_passing(cause) for cause in causes)
+    if known:
+        return known.temporary
+    return any(map(_passing, causes)) and not any(_no_host(c) or _untrusted(c) for c in causes)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether there is no room on a disk, which nobody has waited for yet. Asks no storage.
+
+    That a file is larger than its file system takes, or this process may make it, does not pass.
+    """
+    causes = causes_of(error)
+    if any(isinstance(cause, StorageFailed) for cause in causes):
+        return False
+    return any(
+        http_status(cause) == HTTPStatus.INSUFFICIENT_STORAGE or _number(cause) in NO_ROOM
+        for cause in causes
+    )
+
+
+def _is_away(cause: BaseException) -> bool:
+    """Whether it says that nobody could ask, rather than what the answer was."""
+    return _passing(cause) or _no_host(cause) or _untrusted(cause)
+
+
+def _no_host(cause: BaseException) -> bool:
+    return isinstance(cause, socket.gaierror) and cause.errno in NO_HOST
+
+
+def _untrusted(cause: BaseException) -> bool:
+    return bool(_kinds(cause) & UNTRUSTED)
 
 
 def _passing(cause: BaseException) -> bool:
@@ -106,6 +143,7 @@ def explain(error: BaseException, uri: str, doing: str = "read") -> Trouble:
         return Trouble(failed.trouble.code, text, failed.trouble.temporary)
     status = next((code for cause in causes if (code := http_status(cause))), None)
     known = _explain_location(error, uri)
+    known = known or next((k for c in causes if (k := _explain_address(c, uri))), None)
     known = known or next((k for c in causes if (k := _explain_cause(c, uri, doing))), None)
     known = known or _explain_status(status, causes[-1], uri, doing)
     known = known or next((k for c in causes if (k := _explain_number(c, uri, doing))), None)
@@ -146,6 +184,19 @@ def _explain_location(error: BaseException, uri: str) -> Trouble | None:
     return None
 
 
+def _explain_address(cause: BaseException, uri: str) -> Trouble | None:
+    """What is wrong with the server that an address names, at every try."""
+    host = urlsplit(links(uri)[-1]).netloc.rpartition("@")[2] if is_web(uri) else "the storage"
+    if _no_host(cause):
+        text = f"{host} cannot be reached: no server has its name ({cause}); check its spelling"
+        return Trouble(ErrorCode.STORAGE_UNREACHABLE, text)
+    if _untrusted(cause):
+        hint = "check its address, this machine's clock and its certificates (SSL_CERT_FILE)"
+        text = f"{host} cannot be trusted: {cause}; {hint}"
+        return Trouble(ErrorCode.STORAGE_UNREACHABLE, text)
+    return None
+
+
 def _explain_cause(cause: BaseException, uri: str, doing: str) -> Trouble | None:
     """What one of an error's causes means where its kind says enough."""
     kinds = _kinds(cause)
@@ -159,7 +210,11 @@ def _explain_cause(cause: BaseException, uri: str, doing: str) -> Trouble | None
         return Trouble(ErrorCode.STORAGE_DENIED, text)
     if "InvalidURL" in kinds:
         return Trouble(ErrorCode.BAD_URI, "is no valid address")
+    if "FileExpired" in kinds:  # of s3fs
+        text = "was changed while it was read; run again when nothing writes to it"
+        return Trouble(ErrorCode.STORAGE, text, temporary=True)
     if kinds & CUT_OFF:
+        reason = reason.partition(": <")[0]  # aiohttp appends the exception
         text = f"{host} breaks off before the end: {reason}; run again, or check the network"
         return Trouble(ErrorCode.STORAGE_UNREACHABLE, text, temporary=True)
     if kinds & NO_ANSWER:
@@ -188,13 +243,14 @@ def _explain_status(
         return _denied(" ".join(str(cause).split()), uri, doing)
     if status in (None, HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
         return None
+    reason = getattr(cause, "message", "") or str(cause)  # aiohttp's text repeats the address
     if status == HTTPStatus.INSUFFICIENT_STORAGE:
         text = f"cannot be {doing}: the storage is full (HTTP {status}); free some of it"
         return Trouble(ErrorCode.DISK_FULL, text)
     if status in BUSY or _code_of(cause) in TEMPORARY_CODES:
-        text = f"the server answered HTTP {status}: {cause}; run again, with less at once"
+        text = f"the server answered HTTP {status}: {reason}; run again, with less at once"
         return Trouble(ErrorCode.STORAGE_BUSY, text, temporary=True)
-    return Trouble(ErrorCode.STORAGE, f"the server answered HTTP {status}: {cause}")
+    return Trouble(ErrorCode.STORAGE, f"the server answered HTTP {status}: {reason}")
 
 
 def _explain_number(cause: BaseException, uri: str, doing: str) -> Trouble | None:

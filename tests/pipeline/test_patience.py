@@ -9,6 +9,8 @@ import os
 import pickle
 import re
 import resource
+import socket
+import ssl
 import threading
 import time
 import zipfile
@@ -16,47 +18,32 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from botocore.exceptions import EndpointConnectionError
 
 from pipeline.errors import ErrorCode, RowError, StorageFailed
-from pipeline.storage import Folder, explain, local_copy, open_file, patience, patiently, write_file
-from pipeline.storage.trouble import is_temporary
+from pipeline.storage import (
+    Folder,
+    explain,
+    local_copy,
+    open_file,
+    patience,
+    patiently,
+    write_file,
+)
+from pipeline.storage.systems import write_deadline_s
+from pipeline.storage.trouble import is_definite, is_temporary
 from tests import fault_proxy
-from tests.fault_proxy import Fault, FaultProxy, faulty
-from tests.s3_server import s3_server
+from tests.fault_proxy import DATA, Fault, FaultProxy
+from tests.s3_server import ACCESS
 
-DATA = bytes(range(256)) * 400
-"""100 kB: an answer that can be cut in two."""
 SAME = hashlib.sha256(DATA).hexdigest()
 
 pytestmark = pytest.mark.s3
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[FaultProxy, dict[str, str]]]:
-    with s3_server() as environment, faulty(environment) as found:
-        yield found
-
-
-@pytest.fixture
-def proxy(
-    server: tuple[FaultProxy, dict[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[FaultProxy]:
-    """A server with the bucket `clips`; deadlines and pauses are short."""
-    proxy, environment = server
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore's own pauses are long
-    monkeypatch.setenv("RETAKE_STORAGE_TIMEOUT_S", "0.3")
-    monkeypatch.setenv("RETAKE_STORAGE_PATIENCE_S", "20")
-    monkeypatch.setattr(patience, "PAUSES_S", (0.01, 0.05))
-    fs = Folder("s3://clips").fs
-    fs.mkdir("clips", create_parents=True) if not fs.exists("clips") else None
-    Folder("s3://clips").write("a.mp4", DATA)
-    fs.invalidate_cache()
-    yield proxy
-    proxy.heal()
 
 
 def copied(uri: str) -> str:
@@ -94,6 +81,7 @@ def test_each_operation_outlasts_each_fault(proxy: FaultProxy, operation: str) -
     faults = [Fault.STATUS, Fault.RESET, Fault.LOST, Fault.CUT, Fault.CUT_UPLOAD]
     proxy.next(*faults, *[Fault.STALL][: operation in ("read", "write", "a copy")])
     proxy.next(*faults, method="GET")
+    proxy.next(Fault.NO_CONTINUE, Fault.UNREAD, method="PUT")
     assert act() == expected
     proxy.heal()
     if "write" in operation:
@@ -241,6 +229,66 @@ def test_a_web_server_that_is_down_has_not_lost_the_video(
         Folder(web.url).read("a.mp4")
 
 
+def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
+    try:
+        raise error from cause
+    except BaseException as caught:
+        return caught
+
+
+def of_aiohttp(kind: type[Any], error: OSError) -> BaseException:
+    return raised(kind(ConnectionKey("h", 443, True, True, None, None, None), error), error)
+
+
+@pytest.mark.parametrize(
+    ("error", "temporary", "text"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "not known"), False, "no server has its name"),
+        (socket.gaierror(socket.EAI_AGAIN, "try again"), True, "cannot be reached"),
+        (ssl.SSLCertVerificationError("self-signed"), False, "cannot be trusted: "),
+        (ssl.SSLError(1, "WRONG_VERSION_NUMBER"), True, "cannot be reached"),
+    ],
+)
+def test_an_address_that_no_try_can_repair_is_tried_once(
+    error: OSError, temporary: bool, text: str
+) -> None:
+    untrusted = isinstance(error, ssl.SSLCertVerificationError)
+    kind: type[Any] = aiohttp.ClientConnectorDNSError
+    if isinstance(error, ssl.SSLError):
+        kind = aiohttp.ClientConnectorCertificateError if untrusted else aiohttp.ClientSSLError
+    of_client = of_aiohttp(kind, error)
+    of_s3 = raised(EndpointConnectionError(endpoint_url="https://h", error=of_client), of_client)
+    of_fsspec = raised(FileNotFoundError("https://h/a.mp4"), of_client)
+    for one in (of_client, of_s3, of_fsspec):
+        found = explain(one, "https://user:word@h/a.mp4")
+        assert (found.code, found.temporary) == (ErrorCode.STORAGE_UNREACHABLE, temporary)
+        assert is_temporary(one) == temporary
+        assert found.text.startswith("h ")
+        assert text in found.text
+    assert not is_definite(of_fsspec), "nobody knows whether the file is there"
+
+
+@pytest.mark.parametrize("uri", ["https://nowhere.invalid/a.mp4", "s3://bucket/a.mp4"])
+def test_a_host_that_does_not_exist_is_asked_for_once(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**ACCESS, "AWS_ENDPOINT_URL": "https://nowhere.invalid"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RETAKE_STORAGE_PATIENCE_S", "600")
+    asked: list[str] = []
+
+    def resolve(host: str, *_: Any, **__: Any) -> Any:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)  # no network answers a test
+    folder, _, name = uri.rpartition("/")
+    with pytest.raises(StorageFailed, match="no server has its name") as caught:
+        Folder(folder).exists(name)
+    assert not caught.value.trouble.temporary
+    assert 1 <= len(asked) <= 2  # S3's client has a try of its own
+
+
 @pytest.mark.parametrize(
     ("number", "code", "temporary", "text"),
     [
@@ -343,3 +391,24 @@ def test_an_error_of_a_program_is_neither_hidden_nor_repeated() -> None:
     with pytest.raises(KeyError):
         patiently(wrong, "s3://b/a")
     assert len(calls) == 1
+
+
+def test_what_the_caller_handles_already_is_no_cause(tmp_path: Path) -> None:
+    try:
+        raise TimeoutError("of a write")
+    except TimeoutError:
+        with pytest.raises(FileNotFoundError):
+            Folder(str(tmp_path)).read("none")
+        assert not Folder(str(tmp_path)).exists("none")
+
+
+def test_a_patience_that_is_no_number_does_not_hide_the_trouble(
+    proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_patience_s", 0.0)
+    monkeypatch.setenv("RETAKE_STORAGE_PATIENCE_S", "2m")
+    proxy.until_healed(Fault.STATUS)
+    with pytest.raises(StorageFailed, match="the server answered HTTP 503"):
+        Folder(FOLDER).size("a.mp4")
+    monkeypatch.setenv("RETAKE_STORAGE_TIMEOUT_S", "2m")
+    assert write_deadline_s(0) == 40

@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec import AbstractFileSystem
 from s3fs import S3FileSystem
 
-from pipeline.errors import ErrorCode, RowError
+from pipeline.errors import ErrorCode, RowError, StorageFailed
 from pipeline.storage import Folder, explain, local_copy
+from tests.fault_proxy import Fault, faulty
 from tests.s3_server import s3_server
 
 
@@ -363,3 +366,74 @@ def test_a_failure_of_any_storage_is_one_of_the_row(monkeypatch: pytest.MonkeyPa
     with pytest.raises(RowError, match="NoCredentials: no keys") as caught, local_copy("s3://b/c"):
         pass
     assert caught.value.code == ErrorCode.STORAGE
+
+
+def test_sizes_are_those_of_all_files_below(folder: Folder) -> None:
+    folder.write("a/1", b"123")
+    folder.write("a/deep/2", b"")
+    folder.write("b", b"1")
+    assert sorted(folder.sizes("a")) == [("a/1", 3), ("a/deep/2", 0)]
+    assert sorted(folder.sizes()) == [("a/1", 3), ("a/deep/2", 0), ("b", 1)]
+    assert list(folder.sizes("nothing")) == []
+
+
+def test_links_lead_out_of_no_folder(tmp_path: Path) -> None:
+    folder, outside = Folder(str(tmp_path / "out")), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"x")
+    folder.write("trajectories/k/shard", b"1")
+    (tmp_path / "out/trajectories/k/link").symlink_to(outside)
+    (tmp_path / "out/trajectories/k/circle").symlink_to(tmp_path / "out")
+    (tmp_path / "out/trajectories/linked").symlink_to(outside)
+    assert folder.list() == ["trajectories/k/shard"]
+    assert list(folder.sizes("trajectories")) == [("trajectories/k/shard", 1)]
+    assert folder.list("trajectories/linked") == ["trajectories/linked/precious"]  # named itself
+    folder.remove_folder("trajectories/linked")
+    folder.remove_folder("trajectories/k")
+    assert os.listdir(tmp_path / "out/trajectories") == []
+    assert os.listdir(outside) == ["precious"]
+
+
+class OneByOne(AbstractFileSystem):
+    """Looks into one folder after the other, as the file systems of SFTP and HDFS do."""
+
+    protocol = "sftp"
+    answers: ClassVar[dict[str, Any]] = {}
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> Any:
+        answer = self.answers[path]
+        if isinstance(answer, list):
+            return [{"name": n, "size": 1, "type": t} for n, t in answer]
+        raise answer
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty_on_any_storage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    above = [("/out/a", "directory"), ("/out/b", "directory"), ("/out/c", "file")]
+    answers = {"/out": above, "/out/a": FileNotFoundError(), "/out/b": OSError("Failure")}
+    monkeypatch.setattr(OneByOne, "answers", answers)
+    folder = Folder("sftp://host/out")
+    folder.__dict__["_fs_and_root"] = OneByOne(), "/out"
+    for listed in (folder.list, lambda: list(folder.sizes())):
+        with pytest.raises(StorageFailed, match="Failure"):
+            listed()
+    answers["/out/b"] = [("/out/b/1", "file")]
+    assert folder.list() == ["b/1", "c"]
+
+
+@pytest.mark.s3
+def test_a_listing_that_fails_for_a_moment_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RETAKE_STORAGE_PATIENCE_S", "20")
+    with s3_server() as server, faulty(server) as (proxy, access):
+        for name, value in access.items():
+            monkeypatch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir("bucket")
+        folder = Folder("s3://bucket/out")
+        folder.write("edits/v/e.mp4", b"12345")
+        count = len(proxy.seen)
+        proxy.next(Fault.RESET, Fault.RESET, Fault.RESET, method="GET")
+        assert list(folder.sizes("edits")) == [("edits/v/e.mp4", 5)]
+        assert [fault for _, fault in proxy.seen[count:]].count("reset") == 3
