@@ -73,6 +73,16 @@ class Unreadable(Exception):
     """A file that the whole job needs is damaged; the text names it and the way out."""
 
 
+class NoMemory(Unreadable):
+    """A file could not be read since memory ran out. Nothing is known to be wrong with it."""
+
+    def __init__(self, what: str, error: BaseException) -> None:
+        super().__init__(
+            f"{what}: this machine has too little free memory to read it ({error}). End other "
+            "programs, or use a machine with more"
+        )
+
+
 class UnsupportedCheckpoint(ValueError):
     """The checkpoint is not a CogVideoX text-to-video model that this package can run."""
 

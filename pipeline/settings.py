@@ -184,12 +184,14 @@ class Limits:
         pixels: of one frame as it is stored.
         frames: that are decoded of one file, those that are left out counted too.
         memory_gb: GB of memory that decoding takes, which a process of its own does.
+        decode_stall_s: seconds without a decoded frame after which that process is ended.
     """
 
     file_gb: Annotated[float, Gt(0), Le(1_000_000)] = 50.0
     pixels: Annotated[int, Ge(256), Le(268_435_456)] = 67_108_864
     frames: Annotated[int, Ge(5)] = 10_000_000
     memory_gb: Annotated[float, Ge(0.2), Le(1_000_000)] = 4.0
+    decode_stall_s: Annotated[float, Ge(1), Le(1_000_000)] = 120.0
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -2,8 +2,9 @@
 
 A crafted file of some kilobytes can make FFmpeg take all memory of a node, or end its process. So
 a small process without torch decodes (`decoder.py`), with a bound on its memory. It costs a file
-its own row; the process is started again for the next one. It stays between files, since its start
-takes a good part of a second, and ends with the process that started it.
+its own row; the process is started again for the next one. One that gives no frame for a while is
+ended, too. It stays between files, since its start takes a good part of a second, and ends with the
+process that started it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +31,8 @@ from pipeline.media.decoding import DEFAULT_LIMITS, Clip
 from pipeline.settings import Limits
 
 HEAD = struct.Struct(">cQ")
-"""What stands before each part of an answer: its kind, and how many bytes follow."""
+"""What stands before each part of an answer: its kind, and how many bytes follow. After PROGRESS
+none do: in the place of their number is that of the frames decoded so far."""
 PROGRESS, FRAMES, ABOUT, REFUSED, FAILED = b"p", b"f", b"a", b"r", b"s"
 CHANNEL = "RETAKE_DECODER_SOCKET"
 """The environment variable that tells a decoder which file descriptor is its socket."""
@@ -55,7 +58,8 @@ def read_clip_apart(
 
     Raises:
         RowError: as `read_clip`, and VIDEO_TOO_LARGE where it takes more memory than the limits
-            allow, VIDEO_UNREADABLE where it ends the decoder.
+            allow, VIDEO_UNREADABLE where it ends the decoder, or no frame comes for
+            `limits.decode_stall_s`.
     """
     message = {**request, "rule": asdict(rule), "limits": asdict(limits)}
     for last in (False,) * (TRIES - 1) + (True,):
@@ -67,9 +71,17 @@ def read_clip_apart(
                 raise RowError(
                     ErrorCode.VIDEO_UNREADABLE,
                     f"{request['name']}: its decoding ends the process that does it ({error}), "
-                    f"{TRIES} times; convert it anew, as with ffmpeg -i",
+                    f"{TRIES} times; convert it anew, as with `ffmpeg -i OLD NEW.mp4`",
                 ) from error
             continue
+        except TimeoutError as error:
+            decoder.end()
+            raise RowError(
+                ErrorCode.VIDEO_UNREADABLE,
+                f"{request['name']}: its decoding gave no frame for {limits.decode_stall_s:g} s "
+                "and was ended; convert it anew, as with ffmpeg -i, or set limits.decode_stall_s "
+                "higher",
+            ) from error
         except RowError as error:
             decoder.give_back(spent=error.code == ErrorCode.VIDEO_TOO_LARGE)
             raise
@@ -125,33 +137,33 @@ class _Decoder:
 
         Raises:
             RowError: as the decoder does.
+            TimeoutError: no frame came for as long as the limits allow.
             _Ended: it ended.
         """
-        import torch
-
         data = json.dumps(message).encode()
+        stall_s = message["limits"]["decode_stall_s"]
         pixels: np.ndarray | None = None
+        frames, until = 0, time.monotonic() + stall_s
+        self._channel.settimeout(stall_s)
         try:
             file.seek(0)
             socket.send_fds(self._channel, [struct.pack(">Q", len(data))], [file.fileno()])
             self._channel.sendall(data)
             while True:
+                self._channel.settimeout(max(0.001, until - time.monotonic()))
                 kind, size = HEAD.unpack(received(self._channel, HEAD.size))
                 if kind == PROGRESS:
                     on_read()
+                    until = time.monotonic() + stall_s if size > frames else until
+                    frames = size
                     continue
+                self._channel.settimeout(stall_s)
                 if kind == FRAMES:
                     pixels = np.empty(size, np.uint8)
                     receive_into(self._channel, pixels.data)
+                    until = time.monotonic() + stall_s
                     continue
-                answer = json.loads(received(self._channel, size))
-                if kind == REFUSED:
-                    raise RowError(ErrorCode(answer["code"]), answer["message"])
-                if kind == FAILED:
-                    raise RuntimeError(f"{message['name']}: {answer}")
-                assert pixels is not None
-                frames = torch.from_numpy(pixels.reshape(answer.pop("shape")))
-                return Clip(frames=frames, **answer)
+                return _clip(kind, json.loads(received(self._channel, size)), pixels, message)
         except (ConnectionError, EOFError) as error:
             raise _Ended(self.end()) from error
 
@@ -179,6 +191,19 @@ class _Decoder:
         if status < 0:
             return f"signal {signal.Signals(-status).name}"
         return f"exit status {status}"
+
+
+def _clip(kind: bytes, answer: Any, pixels: np.ndarray | None, message: dict[str, Any]) -> Clip:
+    """The clip of an answer and of the pixels that came before it. Raises what the answer says."""
+    import torch
+
+    if kind == REFUSED:
+        raise RowError(ErrorCode(answer["code"]), answer["message"])
+    if kind == FAILED:
+        raise RuntimeError(f"{message['name']}: {answer}")
+    assert pixels is not None
+    frames = torch.from_numpy(pixels.reshape(answer.pop("shape")))
+    return Clip(frames=frames, **answer)
 
 
 def received(channel: socket.socket, size: int) -> bytes:

@@ -16,7 +16,6 @@ import socket
 import struct
 import threading
 import time
-import traceback
 from contextlib import suppress
 from typing import Any, BinaryIO
 
@@ -25,6 +24,7 @@ from pipeline.media.apart import ABOUT, CHANNEL, FAILED, FRAMES, HEAD, PROGRESS,
 from pipeline.media.counts import FrameRule
 from pipeline.media.decoding import decode_clip
 from pipeline.media.source import MAX_STREAMS
+from pipeline.redaction import log_error
 from pipeline.settings import Limits
 
 PULSE_S = 1.0
@@ -55,9 +55,11 @@ def _answer(channel: socket.socket) -> None:
     limits = Limits(**request.pop("limits"))
     _bound_memory(limits, request)
     with os.fdopen(descriptor, "rb") as file:
+        heard = _Heard(file, channel)
         try:
             pixels, about = decode_clip(
-                _Heard(file, channel),  # type: ignore[arg-type]
+                heard,  # type: ignore[arg-type]
+                on_frame=heard.on_frame,
                 rule=FrameRule(**request.pop("rule")),
                 limits=limits,
                 **request,
@@ -98,7 +100,7 @@ def _refusal(error: Exception, name: str, limits: Limits) -> tuple[bytes, bytes]
         )
     if isinstance(error, RowError):
         return REFUSED, json.dumps({"code": error.code, "message": error.message}).encode()
-    traceback.print_exception(error)
+    log_error(error)
     return FAILED, json.dumps(f"{type(error).__name__}: {error}").encode()
 
 
@@ -108,17 +110,26 @@ def _send(channel: socket.socket, kind: bytes, data: bytes | memoryview) -> None
 
 
 class _Heard:
-    """A file whose reads are reported to who waits for it, at most once in a while."""
+    """A file whose reads are reported to who waits for it, with the frames that came of them; at
+    most once in a while."""
 
     def __init__(self, file: BinaryIO, channel: socket.socket) -> None:
         self._file, self._channel = file, channel
         self._last = -PULSE_S  # the first read is progress
+        self._frames = 0
 
     def read(self, size: int = -1) -> bytes:
+        self._report()
+        return self._file.read(size)
+
+    def on_frame(self) -> None:
+        self._frames += 1
+        self._report()
+
+    def _report(self) -> None:
         if time.monotonic() - self._last > PULSE_S:
             self._last = time.monotonic()
-            self._channel.sendall(HEAD.pack(PROGRESS, 0))
-        return self._file.read(size)
+            self._channel.sendall(HEAD.pack(PROGRESS, self._frames))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

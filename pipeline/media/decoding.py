@@ -18,6 +18,7 @@ What can be wrong with a file, and what is done about it, stands in `source.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -94,6 +95,7 @@ def decode_clip(
     fps: float | None = None,
     fit: Fit = "crop",
     limits: Limits = DEFAULT_LIMITS,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Reads the frames to edit from a video file, by the rules at the top of this module.
 
@@ -110,6 +112,7 @@ def decode_clip(
         fps: rate of the clip in frames a second; None keeps the source's frames.
         fit: `crop` fills the picture and cuts what stands over, `pad` keeps all and adds black.
         limits: of a frame's pixels, and of the frames that are decoded.
+        on_frame: called for each frame that was decoded, those that are left out too.
 
     Returns:
         uint8 `[F, H, W, 3]`, RGB, and the other fields of a `Clip`, as plain values.
@@ -122,6 +125,7 @@ def decode_clip(
     wanted = _check_request(name, frames, rule, start_frame, fps)
     pictures: list[np.ndarray] = []
     with open_source(file, name, limits) as source:
+        source.on_frame = on_frame
         timed = source.decode(start_frame)
         chosen = (frame for *_, frame in timed) if fps is None else resample(timed, fps)
         scaler = VideoReformatter()
@@ -132,11 +136,7 @@ def decode_clip(
             pictures.append(picture)
             shown = frame
         if len(pictures) < wanted and source.is_cut_off():
-            raise RowError(
-                ErrorCode.VIDEO_TRUNCATED,
-                f"{name}: the file is cut off after {source.decoded} frames, short of what the "
-                "edit asks for; copy it again from its origin",
-            )
+            raise _cut_off(source)
         count = rule.largest_at_most(len(pictures))
         if count is None or shown is None:
             raise _too_short(source, len(pictures), rule, start_frame, fps)
@@ -171,6 +171,14 @@ def _about(source: VideoSource, count: int, last: VideoFrame, fps: float | None)
         "source_width": last.height if sideways else last.width,
         "variant": source.variant(resampled=fps is not None),
     }
+
+
+def _cut_off(source: VideoSource) -> RowError:
+    return RowError(
+        ErrorCode.VIDEO_TRUNCATED,
+        f"{source.name}: the file is cut off after {source.decoded} frames, short of what the "
+        "edit asks for; copy it again from its origin",
+    )
 
 
 def _too_short(

@@ -25,7 +25,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from pipeline.media.frames import EXACT
-from pipeline.storage import keeping
+from pipeline.storage import keeping, patiently
 
 if TYPE_CHECKING:
     import torch
@@ -51,11 +51,14 @@ def write_clip(file: BinaryIO, frames: torch.Tensor | NDArray[np.uint8], *, fps:
     _check_frames(frames, fps)
     pixels = frames if isinstance(frames, np.ndarray) else frames.cpu().numpy()
     rate = Fraction(fps).limit_denominator(100_000)
+    file.write(patiently(lambda: _encoded(pixels, rate), "an edit", "written"))
+
+
+def _encoded(pixels: NDArray[np.uint8], rate: Fraction) -> bytes:
     # The index can be moved to the front only in a file that FFmpeg may open a second time.
     with keeping("an edit"), _scratch() as (scratch, path):
         _encode(path, pixels, rate)
-        data = scratch.read()
-    file.write(data)
+        return scratch.read()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ say how long they are: cut off between two frames they are whole, shorter videos
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import BinaryIO
@@ -69,6 +69,7 @@ class VideoSource:
 
     Attributes:
         name: what error messages call the file.
+        on_frame: called for each frame that was decoded.
         decoded: frames decoded so far, those before the first wanted one counted.
         ended: whether `decoded` is all there are.
     """
@@ -95,6 +96,7 @@ class VideoSource:
         self._joined: int | None = None
         self._moved = False
         self.name = name
+        self.on_frame: Callable[[], None] = lambda: None
         self.decoded = 0
         self.ended = False
 
@@ -135,6 +137,7 @@ class VideoSource:
         """(start, duration, frame) from the frame `first` on, times in seconds."""
         for frame in self._frames():
             self.decoded += 1
+            self.on_frame()
             if self.decoded > self._most_frames:
                 raise RowError(
                     ErrorCode.VIDEO_TOO_LARGE,

@@ -7,7 +7,6 @@ travels in a block.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import ErrorCode, RowError
 from pipeline.settings import Precision
-from pipeline.storage import Folder
+from pipeline.storage import Folder, from_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +108,7 @@ class PromptStore:
         except FileNotFoundError:
             return False
         with suppress(ValueError, KeyError, TypeError):
-            entry: Any = json.loads(head[8:end])["embedding"]
+            entry: Any = from_json(head[8:end])["embedding"]
             return bool(size == end + entry["data_offsets"][1])
         return False
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pipeline.storage import Folder
+from pipeline.storage import Folder, from_json
 
 FORMAT = 1
 INDEX = "index.json"
@@ -179,7 +179,7 @@ def read_index(folder: Folder, key: str | None) -> TrajectoryIndex | None:
         return None
     try:
         index = _parse(data)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrajectoryDamaged(
             f"{folder.full_uri(INDEX)}: not a valid index: {error}; the clip must be inverted again"
         ) from error
@@ -205,7 +205,7 @@ def read_index(folder: Folder, key: str | None) -> TrajectoryIndex | None:
 
 
 def _parse(data: bytes) -> TrajectoryIndex:
-    document = json.loads(data)
+    document = from_json(data)
     body = document["body"]
     if digest(json.dumps(body, sort_keys=True).encode(), 64) != document["digest"]:
         raise ValueError("its digest does not fit its contents")
@@ -214,6 +214,10 @@ def _parse(data: bytes) -> TrajectoryIndex:
     shards = tuple(shard_from_record(s) for s in body.pop("shards"))
     for name in ("shape", "timesteps", "alphas"):
         body[name] = tuple(body[name])
+    if body["dtype"] not in ITEM_BYTES:
+        raise ValueError(f"its dtype is {body['dtype']!r}; expected one of {', '.join(ITEM_BYTES)}")
+    if len(body["shape"]) != 4 or not all(type(n) is int and n > 0 for n in body["shape"]):
+        raise ValueError(f"its shape is {body['shape']}; expected four sizes")
     return TrajectoryIndex(**body, shards=shards)
 
 
@@ -224,6 +228,10 @@ def shard_from_record(record: Mapping[str, Any]) -> Shard:
     within = 0 <= first <= last <= CHUNKS and record["levels"][1] <= MOST_LEVELS
     if "/" in record["file"] or not within:
         raise ValueError(f"its shard {record['file']!r} is none of this trajectory")
+    if not all(
+        type(record[name]) is int and record[name] >= 0 for name in ("data_offset", "bytes")
+    ):
+        raise ValueError(f"its shard {record['file']!r} has no numbers of bytes")
     return Shard(
         **{
             **values,

@@ -23,7 +23,7 @@ from pipeline.model.folder.node import (
     Remote,
     abandoned,
 )
-from pipeline.storage import patiently, split
+from pipeline.storage import find_all, patiently, split
 
 PARTIAL = ".part"
 
@@ -172,7 +172,7 @@ def _listing(uri: str) -> tuple[str, Mapping[str, Any]]:
     fs, root = split(uri)
     fs.invalidate_cache()  # of listings: another process may have changed the folder
     try:
-        found = patiently(lambda: fs.find(root, detail=True), uri)
+        found = patiently(lambda: find_all(fs, root), uri)
     except FileNotFoundError:
         found = {}
     if not found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.model.folder.layout import FULL_WEIGHTS, INDEX, listed, unfinished_downloads
+from pipeline.storage import from_json
 
 TEXT_TO_VIDEO = ("CogVideoXPipeline", "CogVideoXVideoToVideoPipeline")
 MODELS = "zai-org/CogVideoX-2b, CogVideoX-5b or CogVideoX1.5-5B"
@@ -71,7 +71,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         UnsupportedCheckpoint: it holds none.
     """
     try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        content = from_json((folder / name).read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise UnsupportedCheckpoint(
             f"{name} is no JSON ({error}); copy the file again{download_hint(folder)}"

@@ -8,12 +8,12 @@ configurations whole, and of the weights a sample of every tensor.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.model.folder.weights import header_bytes
+from pipeline.storage import from_json
 
 SAMPLE_BYTES = 4096
 NO_HEADER = (ValueError, KeyError, TypeError, AttributeError)
@@ -60,7 +60,7 @@ def read_by_samples(path: Path) -> list[tuple[int, int]]:
 
 def _middles(header: bytes) -> Iterator[tuple[int, int]]:
     start = 8 + len(header)
-    for name, entry in sorted(json.loads(header).items()):
+    for name, entry in sorted(from_json(header).items()):
         if name != "__metadata__":
             first, last = entry["data_offsets"]
             middle = max(first, (first + last - SAMPLE_BYTES) // 2)

@@ -5,7 +5,6 @@ Only headers are read: milliseconds for 20 GB.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -24,6 +23,7 @@ from pipeline.model.folder.configuration import (
 )
 from pipeline.model.folder.layout import FULL_WEIGHTS, FUSE_LORA, listed
 from pipeline.settings import Precision
+from pipeline.storage import from_json
 
 STEMS = {
     "transformer": "diffusion_pytorch_model",
@@ -178,7 +178,7 @@ def read_header(folder: Path, name: str) -> dict[str, StoredTensor]:
     try:
         with (folder / name).open("rb") as stream:
             header = header_bytes(stream, size)
-        entries = json.loads(header)
+        entries = from_json(header)
         entries.pop("__metadata__", None)
         tensors = {
             key: StoredTensor(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])

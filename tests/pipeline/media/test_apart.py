@@ -10,8 +10,11 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,7 +27,9 @@ from pipeline.media import apart
 from pipeline.media.apart import read_clip_apart
 from pipeline.media.decoding import Clip, read_clip
 from pipeline.settings import Limits
+from pipeline.storage import local_copy
 from tests.drawn_videos import draw, grays
+from tests.input_rows import row
 
 VIDEO = draw(grays(20))
 CLIP = {"name": "drawn", "height": 48, "width": 64, "frames": 9}
@@ -68,6 +73,7 @@ def test_a_small_file_cannot_take_much_memory() -> None:
     assert len(read(VIDEO, limits=limits).frames) == 9
 
 
+@row("Decoding that takes more memory than `limits.memory_gb` (4 GB) and the clip itself")
 def test_a_picture_that_takes_more_memory_than_the_limit_is_too_large() -> None:
     large = np.zeros((8192, 8192, 3), np.uint8)
     data = draw([large], container="gif", codec="gif", pix_fmt="rgb8")
@@ -77,6 +83,10 @@ def test_a_picture_that_takes_more_memory_than_the_limit_is_too_large() -> None:
     assert message.startswith("decoding it takes more than 0.2 GB of memory, or it has")
 
 
+@row(
+    "A picture of more pixels, as it is stored, than `limits.pixels` (67,108,864)",
+    "More frames up to the last one that is needed than `limits.frames` (10,000,000)",
+)
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
@@ -91,6 +101,33 @@ def test_a_limit_refuses_what_is_above_it(limits: Limits, message: str) -> None:
 
 def test_a_file_of_very_many_streams_is_refused() -> None:
     assert refusal(endless_mp4(1, tracks=400))[0] == ErrorCode.VIDEO_TOO_LARGE
+
+
+@row("A file larger than `limits.file_gb` (50 GB)")
+def test_of_a_file_above_the_limit_nothing_more_is_copied(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(VIDEO)
+    with pytest.raises(RowError) as caught, local_copy(f"{tmp_path}/a.mp4", most_bytes=1000):
+        pass
+    assert caught.value.code == ErrorCode.VIDEO_TOO_LARGE
+    assert "expected at most 1e-06 GB" in caught.value.message
+    with local_copy(f"{tmp_path}/a.mp4", most_bytes=len(VIDEO)) as (file, _):
+        assert file.read() == VIDEO
+
+
+@row("A pipe, a socket or a device")
+def test_a_file_that_may_never_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for uri in (f"{tmp_path}/pipe", "/dev/zero"):
+        with pytest.raises(RowError) as caught, local_copy(uri):
+            pass
+        assert caught.value.code == ErrorCode.VIDEO_UNREADABLE
+
+
+@row("More than 100 streams")
+def test_a_file_of_many_streams_is_too_large() -> None:
+    code, message = refusal(endless_mp4(1, tracks=400))
+    assert code == ErrorCode.VIDEO_TOO_LARGE
+    assert "more than 100 streams" in message
 
 
 def test_a_decoder_that_was_killed_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +148,7 @@ def test_a_decoder_that_was_killed_is_replaced(monkeypatch: pytest.MonkeyPatch) 
     assert decoder not in decoders()
 
 
+@row("A file that ends the process that decodes it")
 def test_a_file_that_ends_its_decoder_costs_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = "import os, socket; s = socket.socket(fileno=int(os.environ['{}'])); s.recv(8); {}"
     die = ends.format(apart.CHANNEL, "os.kill(os.getpid(), 11)")
@@ -125,6 +163,54 @@ def test_a_file_that_ends_its_decoder_costs_itself_only(monkeypatch: pytest.Monk
     assert code == ErrorCode.VIDEO_UNREADABLE
     assert "ends the process that does it (signal SIGSEGV), 2 times" in message
     assert len(read(VIDEO).frames) == 9
+
+
+@row("Decoding that gives no frame for `limits.decode_stall_s` (120 s)")
+def test_a_decoder_that_is_stopped_costs_its_file_and_the_next_one_has_another() -> None:
+    read(VIDEO)
+    (decoder,) = decoders()
+    os.kill(decoder, signal.SIGSTOP)
+    before = time.monotonic()
+    code, message = refusal(VIDEO, limits=Limits(decode_stall_s=1))
+    assert time.monotonic() - before < 10
+    assert code == ErrorCode.VIDEO_UNREADABLE
+    assert message == (
+        "its decoding gave no frame for 1 s and was ended; convert it anew, as with ffmpeg -i, or "
+        "set limits.decode_stall_s higher"
+    )
+    assert not psutil.pid_exists(decoder)
+    assert len(read(VIDEO).frames) == 9
+
+
+@pytest.mark.parametrize(("frames", "ends"), [("0", True), ("n", False)])
+def test_frames_are_progress_and_reads_alone_are_none(
+    monkeypatch: pytest.MonkeyPatch, frames: str, ends: bool
+) -> None:
+    """Stands in for a decoder that reads for 3 s, and then refuses the file."""
+    reads = (
+        "import os, socket, time\n"
+        "from pipeline.media.apart import HEAD\n"
+        f"s = socket.socket(fileno=int(os.environ['{apart.CHANNEL}']))\n"
+        "for n in range(1, 31):\n"
+        f"    s.sendall(HEAD.pack(b'p', {frames}))\n"
+        "    time.sleep(0.1)\n"
+        'answer = b\'{"code": "video_empty", "message": "drawn: read"}\'\n'
+        "s.sendall(HEAD.pack(b'r', len(answer)) + answer)\n"
+        "s.recv(1000)\n"
+        "s.recv(1000)\n"
+    )
+    spawn = partial(subprocess.Popen, [sys.executable, "-c", reads])
+    heard: list[None] = []
+    while apart._Decoder._idle:
+        apart._Decoder._idle.pop().end()
+    with monkeypatch.context() as patched:
+        patched.setattr(apart.subprocess, "Popen", lambda _, **more: spawn(**more))
+        limits = Limits(decode_stall_s=2)
+        code, _ = refusal(VIDEO, limits=limits, on_read=lambda: heard.append(None))
+    while apart._Decoder._idle:
+        apart._Decoder._idle.pop().end()
+    assert code == (ErrorCode.VIDEO_UNREADABLE if ends else ErrorCode.VIDEO_EMPTY)
+    assert heard
 
 
 def test_a_decoder_ends_with_the_process_that_started_it() -> None:

@@ -236,6 +236,18 @@ def edit_index(change: Callable[[dict], None]) -> Callable[[Path], None]:
     return damage
 
 
+def sign_index(change: Callable[[dict], None]) -> Callable[[Path], None]:
+    """A changed index with a digest of its own."""
+
+    def damage(path: Path) -> None:
+        body = json.loads((path / INDEX).read_text())["body"]
+        change(body)
+        signed = digest(json.dumps(body, sort_keys=True).encode(), 64)
+        (path / INDEX).write_text(json.dumps({"digest": signed, "body": body}))
+
+    return damage
+
+
 def write_index(data: bytes) -> Callable[[Path], None]:
     return lambda path: (path / INDEX).write_bytes(data) and None
 
@@ -354,6 +366,13 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "the index names a shard elsewhere": edit_index(
         lambda b: b["shards"][0].update(file="../../x.safetensors")
     ),
+    "the index names an unknown dtype": sign_index(lambda b: b.update(dtype="fp8")),
+    "the index has a shape of three sizes": sign_index(lambda b: b.update(shape=[2, 4, 60])),
+    "the index has a size that is no number": sign_index(lambda b: b.update(shape=["2", 4, 6, 1])),
+    "the index has an offset that is no number": sign_index(
+        lambda b: b["shards"][0].update(data_offset="8")
+    ),
+    "the index is nested very deeply": write_index(b"[" * 100_000),
     "the index is of another format": edit_index(lambda b: b.update(format=99)),
 }
 
