@@ -39,7 +39,13 @@ class Unneeded:
     named: bool
 
 
-def tidy(job: Job, *, whole: bool = True, note: Callable[[str], None] = lambda text: None) -> None:
+def tidy(
+    job: Job,
+    *,
+    whole: bool = True,
+    note: Callable[[str], None] = lambda text: None,
+    before: Callable[[], None] = lambda: None,
+) -> None:
     """Bring the output folder to the state that a run leaves: no edit twice, no unneeded file.
 
     Only for the holder of the output folder's lease.
@@ -52,6 +58,7 @@ def tidy(job: Job, *, whole: bool = True, note: Callable[[str], None] = lambda t
             deleted here: edits that were left out may need it, and have no result that says so.
             Nor after damaged results were set aside, whose edits the next run makes.
         note: gets a sentence about each damaged file.
+        before: called before files are removed; raises where another run may have the folder.
     """
     output, damaged = Folder(job.editing.output), list[Damaged]()
     set_aside = setter_aside(note)
@@ -60,19 +67,26 @@ def tidy(job: Job, *, whole: bool = True, note: Callable[[str], None] = lambda t
         damaged.append(one)
         set_aside(one)
 
+    before()
     compact(output, job.run, on_damaged)
     if whole and not damaged and job.editing.trajectory.keep != "always":
-        collect_garbage(output, job.editing.trajectory.keep)
+        before()
+        collect_garbage(output, job.editing.trajectory.keep, before)
 
 
-def collect_garbage(output: Folder, keep: str) -> dict[str, int]:
+def collect_garbage(
+    output: Folder, keep: str, before: Callable[[], None] = lambda: None
+) -> dict[str, int]:
     """Delete what `find_garbage` finds.
+
+    Args:
+        before: as of `delete`.
 
     Returns:
         The bytes deleted of each trajectory that had any, by its key.
     """
     found = find_garbage(output, keep)
-    delete(output, found)
+    delete(output, found, before)
     return {one.key: one.size for one in found}
 
 
@@ -113,9 +127,16 @@ def find_garbage(
     return found
 
 
-def delete(output: Folder, found: Iterable[Unneeded]) -> None:
-    """Delete files that were found to be unneeded."""
+def delete(
+    output: Folder, found: Iterable[Unneeded], before: Callable[[], None] = lambda: None
+) -> None:
+    """Delete files that were found to be unneeded.
+
+    Args:
+        before: called before those of each trajectory; another run may have made it again.
+    """
     for one in found:
+        before()
         for name in one.files:
             output.remove(name)
         if one.whole:

@@ -20,7 +20,6 @@ import json
 import os
 import socket
 import time
-import traceback
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -31,6 +30,7 @@ from typing import Any, Literal
 
 from pipeline.errors import ErrorCode
 from pipeline.records import from_dict
+from pipeline.redaction import log_error, redacted
 from pipeline.storage import Folder
 
 ATTEMPTS = "attempts"
@@ -40,6 +40,7 @@ NOT_SEEN = (
     "memory of the node is full"
 )
 """The ending of a try whose end nobody saw."""
+AFTER = "best with a smaller clip or more memory for the node, where that was the reason"
 LINE = 300
 """Characters of a try's ending in a list of them."""
 
@@ -52,7 +53,7 @@ class Try:
         run: the run that asked.
         node: where.
         at: when; UTC, ISO 8601.
-        code, ending: how it failed, once that is known.
+        code, ending: how it failed, once that is known; secrets are taken out of the text.
         what: for people who look at the file.
     """
 
@@ -62,6 +63,10 @@ class Try:
     code: ErrorCode = ErrorCode.RANK_DIED
     ending: str = NOT_SEEN
     what: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("ending", "what"):  # an ending may be what a library said of a location
+            object.__setattr__(self, name, redacted(getattr(self, name)))
 
     def line(self) -> str:
         first = next(iter(self.ending.splitlines()), "")[:LINE]
@@ -90,6 +95,14 @@ class Attempts:
         with _unharmed():
             history.read()
         return history
+
+    def alone(self) -> int:
+        """How many tries that went alone are on record, with a known end or without."""
+        names: Sequence[str] = ()
+        with _unharmed():
+            names = self.output.list(ATTEMPTS)
+        ours = [name for name in names if _run(name) == self.run]
+        return len({_id(name) for name in ours if _state(name) in ("alone", "charged")})
 
 
 @dataclass
@@ -171,7 +184,9 @@ class History:
     def text(self) -> str:
         """What is known of the tries that failed; the last one's ending comes first."""
         tries = self.charged
-        text = f"{tries[-1].ending} (tried {len(tries)} times)"
+        times = f"{len(tries)} time{'s' * (len(tries) != 1)}"
+        after = f", {AFTER}" * (tries[-1].code == ErrorCode.RANK_DIED)
+        text = f"{tries[-1].ending} (tried {times}; --retry-quarantined tries it again{after})"
         if len(tries) == 1:
             return text
         return "\n".join([text, "the tries:", *(one.line() for one in tries)])
@@ -291,4 +306,4 @@ def _unharmed() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each storage has its own kinds of failure
-        traceback.print_exception(error)
+        log_error(error)

@@ -7,7 +7,7 @@ import os
 import uuid
 from contextlib import suppress
 
-from pipeline.storage import Folder
+from pipeline.storage import Folder, write_object
 
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 """What a file system without hard links answers."""
@@ -30,7 +30,7 @@ def create(folder: Folder, name: str, data: bytes) -> bool:
         return _create_local(folder.path(name), data)
     if _read(folder, name) is None:
         try:
-            folder.fs.pipe_file(folder.path(name), data, mode="create")
+            write_object(folder.fs, folder.path(name), data, mode="create")
         except Exception as error:  # each storage has its own answer to one who is late
             if not isinstance(error, FileExistsError) and _read(folder, name) is None:
                 raise

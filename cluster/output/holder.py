@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.storage import from_json
+
 STOPPED_KEPT = 50
 """So many of the runs that a signal stopped stay known."""
 
@@ -33,6 +35,7 @@ class Holder:
         stopping: a signal asked it to end.
         released: it ended in order, and left the folder to others.
         stopped: earlier runs that a signal stopped.
+        latest: the newest name of a run so far, this one's counted.
     """
 
     run: str
@@ -49,9 +52,12 @@ class Holder:
     stopping: bool = False
     released: bool = False
     stopped: tuple[str, ...] = ()
+    latest: str = ""
 
     @classmethod
-    def this_process(cls, run: str, command: str, stopped: Sequence[str]) -> Holder:
+    def this_process(
+        cls, run: str, command: str, stopped: Sequence[str], latest: str = ""
+    ) -> Holder:
         return cls(
             run=run,
             command=command,
@@ -64,13 +70,14 @@ class Holder:
             since=now(),
             renewed=now(),
             stopped=tuple(stopped[-STOPPED_KEPT:]),
+            latest=latest,
         )
 
     @classmethod
     def parse(cls, data: bytes) -> Holder | None:
         """The record in a lease; None where it is damaged or of another version's making."""
         try:
-            values = json.loads(data)
+            values = {"latest": ""} | from_json(data)  # which the version before did not write
             known = {one.name: values[one.name] for one in fields(cls)}
             known["stopped"] = tuple(map(str, known["stopped"]))
             datetime.fromisoformat(known["renewed"])

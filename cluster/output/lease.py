@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from cluster.job import CannotRun
 from cluster.output.exclusive import create
 from cluster.output.holder import Holder, now
+from cluster.output.naming import after, newest_of, runs_with_results
 from pipeline.storage import Folder, explain
 
 FOLDER = "lease"
@@ -31,6 +32,8 @@ UNSURE_S = 30.0
 """Without a renewal for so long, a holder looks whether it still is one before it writes."""
 CHECK_S = 10.0
 """It waits so long for storage to say so."""
+SURE_S = 600.0
+"""It waits so long before it deletes what another one may need."""
 ASK_S = 1.0
 """One that waits looks so often."""
 LOOKS = 50
@@ -45,6 +48,10 @@ class LeaseLost(CannotRun):
     """Another run took the output folder over while this one could not say that it lives."""
 
 
+class LeaseUnsure(CannotRun):
+    """Whether another run has taken the output folder over could not be found out."""
+
+
 @contextmanager
 def held(
     output: Folder,
@@ -57,7 +64,8 @@ def held(
     """Hold an output folder, as the only one that writes to it.
 
     Args:
-        run: the name of this run's results; empty for a command that makes none.
+        run: the name of this run's results, if it sorts after those of all earlier runs; the lease
+            has one that does. Empty for a command that makes none.
         wait: until the folder is free; else another holder is an error.
         on_wait: called with a sentence that says who is waited for, when that changes.
         command: what holds it, for others to read.
@@ -72,7 +80,7 @@ def held(
     except CannotRun:
         raise
     except Exception as error:  # each storage has its own kinds of failure
-        why = explain(error, output.uri, "written").text
+        why = explain(error, f"{output.uri}/{FOLDER}", "written").text
         raise CannotRun(f"output {output.uri}: {FOLDER}/ {why}") from error
     try:
         yield lease
@@ -132,6 +140,11 @@ class Lease:
         self._thread.start()
 
     @property
+    def run(self) -> str:
+        """The name of this run: it sorts after those of all earlier ones."""
+        return self.holder.run
+
+    @property
     def runs_stopped(self) -> frozenset[str]:
         """The names of earlier runs that Ctrl-C or SIGTERM ended."""
         return frozenset(self.holder.stopped)
@@ -141,24 +154,37 @@ class Lease:
         """Whether no other process can have taken the folder over."""
         return not self._lost and _clock() - self._renewed < UNSURE_S
 
-    def check(self) -> None:
+    def check(self, *, sure: bool = False) -> None:
         """Call it before each thing that two must not do: it costs nothing while renewals succeed.
 
-        A process that was stopped for long, or whose storage was away, waits here up to `CHECK_S`
-        until it knows more. Where storage does not answer, what follows fails there too.
+        Else it waits up to `CHECK_S` until it knows more, and looks itself where another run can
+        have come meanwhile. Where storage does not answer, what follows fails there too.
+
+        Args:
+            sure: wait up to `SURE_S` until it is known: what follows would harm another run.
 
         Raises:
             LeaseLost: another run has taken the folder over.
+            LeaseUnsure: it is not known after `SURE_S`.
         """
         if self.sure:
             self._unsure_since = None
         elif not self._lost:
             since = _clock()
             self._unsure_since = self._unsure_since or since
+            left = SURE_S if sure else self._unsure_since + CHECK_S - since
             with self._tick:
                 self._wake.set()
-                left = self._unsure_since + CHECK_S - since
-                self._tick.wait_for(lambda: self.sure or bool(self._lost), max(0.0, left))
+                known = self._tick.wait_for(lambda: self.sure or bool(self._lost), max(0.0, left))
+            if _clock() - self._renewed > STALE_S and not self._lost:
+                # The thread may be held up by one request while storage answers every other.
+                with suppress(Exception):
+                    self._still_ours()
+            if sure and not known and not self._lost:
+                raise LeaseUnsure(
+                    f"output {self.output.uri}: for {SURE_S:g} s its storage has not said whether "
+                    "another run has taken it over"
+                )
         if self._lost:
             raise LeaseLost(
                 f"output {self.output.uri}: {self._lost}. This one could not say in time that it "
@@ -279,7 +305,10 @@ def _acquire(
         if note is None:
             continue
         stopped = before.runs_stopped() if before else ()
-        holder = Holder.this_process(run, command, stopped)
+        earlier = {before.run, before.latest} if before else set[str]()
+        if run:
+            run = after(run, earlier := earlier | runs_with_results(output))
+        holder = Holder.this_process(run, command, stopped, newest_of({*earlier, run}))
         number = newest.number + 1 if newest else 1
         if not create(output, _name(number), holder.as_json()):
             continue
@@ -350,7 +379,9 @@ class _Watch:
         if not old and not self.wait:
             seen_s = still if age is None or self.lives else max(0.0, age)
             raise LeaseHeld(_refusal(self.output, who, seen_s))
-        self._say(f"waiting for {who}" + (", which seems to be gone" if old else ""))
+        gone = f"seems to be gone: it is watched for {2.5 * RENEW_S:g} s"
+        how = gone if old else "writes to the output folder"
+        self._say(f"waiting for {who}, which {how}")
         time.sleep(min(ASK_S, RENEW_S / 2))
         return None
 

@@ -7,6 +7,7 @@ is pending again. Whoever marks holds the output folder's lease.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,13 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.output.listing import file_sizes
 from cluster.results.compaction import find_current, read_current
 from cluster.results.damaged import Damaged, setter_aside, warn
 from cluster.results.newest import database, newest_rows
-from cluster.results.parts import FOLDER, open_part, part_names
+from cluster.results.parts import FOLDER, read_parts
 from cluster.results.schema import SCHEMA, join_tables, to_parquet
-from pipeline.errors import ErrorCode, Unreadable
+from pipeline.errors import ErrorCode
 from pipeline.storage import Folder
 
 EDITS = "edits"
@@ -49,7 +49,7 @@ def before_a_run(output: Folder, run: str, note: Callable[[str], None]) -> None:
     Damaged files of results are set aside. Of results with very many rows this does nothing.
 
     Args:
-        run: the name of the run; a mark sorts before its results.
+        run: the name of the run, for the file of the marks.
         note: gets a sentence about what was found.
 
     Raises:
@@ -80,7 +80,7 @@ def find_lost(
         more = ["output", "size_bytes"]
         newest_rows(tables, output, columns, on_damaged, more=more, without=without)
         tables.execute("CREATE TABLE listed (name VARCHAR, size BIGINT)")
-        files = file_sizes(output, EDITS)
+        files = output.sizes(EDITS)
         while some := list(islice(files, NAMES_AT_ONCE)):
             names, sizes = zip(*some, strict=True)
             listed = pa.table({"name": pa.array(names, pa.string()), "size": list(sizes)})
@@ -98,25 +98,30 @@ def find_lost(
 def mark(output: Folder, run: str, lost: Sequence[Lost]) -> int:
     """Store a newer row for each lost edit: it failed with `edit_lost`, so it is pending again.
 
+    Args:
+        run: names the file; later than all runs with results.
+
     Returns:
         How many rows were marked.
     """
     why = {one.output: f"{output.uri}/{one.output}: {one.why}" for one in lost}
-    tables = list(_marks(output, run, why))
+    tables = list(_marks(output, why))
     if tables:
         output.write(f"{FOLDER}/{run}-lost.parquet", to_parquet(join_tables(tables)))
     return sum(table.num_rows for table in tables)
 
 
-def _marks(output: Folder, run: str, why: Mapping[str, str]) -> Iterator[pa.Table]:
-    """The newest rows of lost edits as they are marked."""
+def _marks(output: Folder, why: Mapping[str, str]) -> Iterator[pa.Table]:
+    """The newest rows of lost edits as they are marked.
+
+    A mark keeps its row's run, so that it sorts after this row and before those of later runs.
+    """
     for table in read_current(output, find_current(output, lambda damaged: None)):
         texts = [why.get(name) for name in table["output"].to_pylist()]
         is_lost = pa.array([text is not None for text in texts])
         rows = table.filter(is_lost)
         if not rows.num_rows:
             continue
-        # The clocks of two machines differ: the mark is newer than this row, older than the next.
         after = pc.add(rows["finished_at"], pa.scalar(1, pa.duration("us")))
         values = {
             "status": "failed",
@@ -124,7 +129,6 @@ def _marks(output: Folder, run: str, why: Mapping[str, str]) -> Iterator[pa.Tabl
             "error": [text for text in texts if text is not None],
             "output": None,
             "size_bytes": None,
-            "run": run,
             "finished_at": after,
         }
         yield _with_values(rows, values)
@@ -146,13 +150,11 @@ def _with_values(rows: pa.Table, values: Mapping[str, Any]) -> pa.Table:
 def _few_rows(output: Folder) -> bool:
     """Whether the results have so few rows that a run lists the edits' files."""
     most, rows = LOCAL_ROWS if output.is_local else OTHER_ROWS, 0
-    for name in part_names(output):
-        try:
-            rows += open_part(output, name).metadata.num_rows
-        except Unreadable:  # damaged or gone meanwhile: others name it
-            continue
-        if rows > most:
-            return False
+    with closing(read_parts(output, ["run"], lambda damaged: None)) as parts:
+        for _, part in parts:
+            rows += part.num_rows
+            if rows > most:
+                return False
     return rows > 0
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
 
 from cluster.output.lost import Lost, find_lost
 from cluster.results.compaction import find_current, read_current
 from cluster.results.damaged import Damaged
-from cluster.results.parts import read_parts
+from cluster.results.parts import FOLDER, LISTINGS, PartGone, read_parts
 from pipeline.errors import RowError, Unreadable
 from pipeline.storage import Folder, explain
 from pipeline.trajectories.checking import check_trajectory
@@ -81,8 +84,8 @@ def verify(
 def _check_trajectories(
     output: Folder, found: Verified, on_progress: Callable[[str], None]
 ) -> None:
-    names = output.list(TRAJECTORIES)
-    keys = [name.split("/")[1] for name in names if name.endswith(f"/{INDEX}")]
+    names = (name for name, _ in output.sizes(TRAJECTORIES))
+    keys = (name.split("/")[1] for name in names if name.endswith(f"/{INDEX}"))
 
     def check(key: str) -> int | str:
         try:
@@ -93,20 +96,31 @@ def _check_trajectories(
             where = f"{output.uri}/{TRAJECTORIES}/{key}"
             raise Unreadable(f"{where}: {explain(error, where).text}") from error
 
-    for _, answer in _side_by_side(iter(keys), check):
+    for _, answer in _side_by_side(keys, check):
         found.trajectories += 1
         if isinstance(answer, str):
             found.damaged.append(answer)
         else:
             found.bytes += answer
-        on_progress(f"{found.trajectories} of {len(keys)} trajectories read")
+        on_progress(f"{found.trajectories} trajectories read")
 
 
 def _done(output: Folder, damaged: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The newest row of each edit that is done."""
-    current = find_current(output, without=damaged)
-    for table in read_current(output, current, lambda column: column.name in COLUMNS):
+    """The newest row of each edit that is done.
+
+    All are read before the first is given: a run beside this puts files together, and to decode
+    edits takes long.
+    """
+    for table in _read_whole(output, damaged):
         yield from (row for row in table.to_pylist() if row["status"] == "ok" and row["output"])
+
+
+def _read_whole(output: Folder, damaged: Collection[str]) -> list[pa.Table]:
+    for _ in range(LISTINGS):
+        current = find_current(output, without=damaged)
+        with suppress(PartGone):  # put together just now: found again
+            return list(read_current(output, current, lambda column: column.name in COLUMNS))
+    raise Unreadable(f"results {output.uri}/{FOLDER}: its files change too fast to be read")
 
 
 def _undecodable(output: Folder, row: dict[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ from cluster.results.damaged import Damaged, PartDamaged, warn
 from cluster.results.newest import as_loaded, database
 from cluster.results.parts import FOLDER, open_part, read_parts
 from cluster.results.schema import join_tables, plain_rows, to_parquet
-from pipeline.errors import ErrorCode
+from pipeline.errors import ErrorCode, NoMemory
 from pipeline.storage import Folder
 
 ROWS_PER_FILE = 100_000
@@ -94,6 +94,8 @@ def read_current(
                 if table.num_rows:
                     yield table
                 start += batch.num_rows
+        except MemoryError as error:
+            raise NoMemory(f"results {output.uri}/{name}", error) from error
         except (OSError, pa.ArrowException) as error:
             raise PartDamaged(Damaged.by(output, name, None, error)) from error
 
@@ -152,7 +154,7 @@ WITH unsure AS (
             OVER (PARTITION BY video_id), '') > run AS outdated
     FROM unsure
     WINDOW newest_first AS (
-        PARTITION BY video_id, edit_id, twin ORDER BY finished DESC, place DESC
+        PARTITION BY video_id, edit_id, twin ORDER BY run DESC, finished DESC, place DESC
     )
 ), refused_rows AS (
     SELECT *, row_number() OVER (

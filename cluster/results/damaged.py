@@ -6,11 +6,11 @@ What such a file held counts as not done, so the next run makes those edits agai
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.errors import Unreadable
+from pipeline.redaction import say
 from pipeline.storage import Folder
 
 ASIDE = "results/.damaged"
@@ -51,10 +51,10 @@ class PartDamaged(Unreadable):
 
 def warn(damaged: Damaged) -> None:
     """Say that a file is left out; for commands that only read."""
-    print(
+    say(
         f"warning: {damaged}. It is left out here; the next `retake run` sets it aside and makes "
         "again what it lists",
-        file=sys.stderr,
+        problem=True,
     )
 
 

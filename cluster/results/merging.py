@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+import pyarrow as pa
+
 from cluster.results.parts import FOLDER, read_part
 from cluster.results.schema import join_tables, to_parquet
+from pipeline.errors import Unreadable
 from pipeline.storage import Folder
 
 FILES_AT_ONCE = 32
@@ -87,10 +90,24 @@ class Merging:
         first, last = together[0].first, together[-1].last
         # Sorts where the files did: after the one before `first`, and before the one after `last`.
         name = f"{FOLDER}/{self._run}-{first:06d}-{last:06d}.parquet"
-        tables = [read_part(self._output, file.name) for file in together]
+        tables = [self._read(file) for file in together]
         self._output.write(name, to_parquet(join_tables(tables)))
         rows = sum(file.rows for file in together)
         return _Written(name, rows, first, last, together[0].level + 1)
+
+    def _read(self, file: _Written) -> pa.Table:
+        """The rows of a file as they were written.
+
+        Raises:
+            Unreadable: it has others.
+        """
+        table = read_part(self._output, file.name)
+        if table.num_rows != file.rows:
+            raise Unreadable(
+                f"results {self._output.uri}/{file.name}: has {table.num_rows} rows, and "
+                f"{file.rows} were written"
+            )
+        return table
 
     def _remove(self, before: float) -> None:
         while self._old and self._old[0][0] <= before:

@@ -1,4 +1,8 @@
-"""The rule of the newest row, by DuckDB: of all rows of one edit the one finished last counts.
+"""The rule of the newest row, by DuckDB: of all rows of one edit that of the newest run counts; of
+several of one run, the one finished last.
+
+The times of two runs are not compared: they are of nodes whose clocks may differ. The names of runs
+sort as the runs followed each other (`cluster/output/naming.py`).
 
 Results may have more rows than fit into memory as Python objects, or at all: DuckDB works by
 columns, on all cores, and puts on disk what is too much.
@@ -76,8 +80,8 @@ def newest_rows(
         Unreadable: storage does not give a file.
     """
     kept = "".join(f", {what} AS {name}" for name, what in columns.items())
-    select = f"SELECT {EDIT} AS _edit, _finished, _place{kept} FROM part"
-    wanted = ["video_id", "edit_id", "fingerprint", "status", "finished_at", *more]
+    select = f"SELECT {EDIT} AS _edit, coalesce(run, '') AS _run, _finished, _place{kept} FROM part"
+    wanted = ["video_id", "edit_id", "fingerprint", "status", "run", "finished_at", *more]
     rows, made = 0, False
     for _, part in read_parts(output, wanted, on_damaged, without):
         database.register("part", as_loaded(part, rows))
@@ -89,23 +93,29 @@ def newest_rows(
         database.register("part", as_loaded(SCHEMA.empty_table().select(wanted), 0))
         database.execute(f"CREATE TABLE _all AS {select}")
         database.unregister("part")
-    database.execute(
-        f"CREATE TABLE {table} AS "
-        "WITH again AS (SELECT _edit FROM _all GROUP BY _edit HAVING count(*) > 1) "
-        f"SELECT * EXCLUDE (_edit, _finished, _place) FROM _all ANTI JOIN again USING (_edit) "
-        f"UNION ALL SELECT * EXCLUDE (_edit, _finished, _place) FROM ("
-        f"SELECT * FROM _all SEMI JOIN again USING (_edit) QUALIFY row_number() OVER "
-        "(PARTITION BY _edit ORDER BY _finished DESC, _place DESC) = 1)"
-    )
+    database.execute(f"CREATE TABLE {table} AS {_NEWEST}")
     database.execute("DROP TABLE _all")
     return int(database.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
+
+
+_NEWEST = """
+WITH again AS (SELECT _edit FROM _all GROUP BY _edit HAVING count(*) > 1)
+SELECT * EXCLUDE (_edit, _run, _finished, _place) FROM _all ANTI JOIN again USING (_edit)
+UNION ALL
+SELECT * EXCLUDE (_edit, _run, _finished, _place) FROM (
+    SELECT * FROM _all SEMI JOIN again USING (_edit)
+    QUALIFY row_number() OVER (
+        PARTITION BY _edit ORDER BY _run DESC, _finished DESC, _place DESC
+    ) = 1
+)
+"""
 
 
 def as_loaded(part: pa.Table, before: int) -> pa.Table:
     """A file's rows as they go into a database.
 
     `_finished` is when, in microseconds; `_place` counts the rows of all files, of which `before`
-    came before: of two rows of one moment the later one is newer.
+    came before: of two rows of one run and moment the later one is newer.
     """
     times = part["finished_at"].cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64())
     places = pa.array(np.arange(before, before + part.num_rows))

@@ -7,8 +7,9 @@ reads some rows twice, which the rule of the newest row (`newest.py`) takes for 
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TypeAlias
@@ -18,12 +19,14 @@ import pyarrow.parquet as pq
 
 from cluster.results.damaged import Damaged, PartDamaged, warn
 from cluster.results.schema import SCHEMA, foreign
-from pipeline.errors import Unreadable
+from pipeline.errors import NoMemory, Unreadable
 from pipeline.storage import Folder, explain
 
 FOLDER = "results"
 READERS = 16
 """Files that are fetched side by side: over a network each takes some 50 ms, however small."""
+AHEAD_BYTES = 64 << 20
+"""Of the rows of files that are read ahead, in memory. One file is read whatever its size."""
 LISTINGS = 20
 """A reader that meets so many lists with files that are gone by then gives up."""
 
@@ -34,7 +37,11 @@ class PartGone(Unreadable):
 
 def part_names(output: Folder) -> list[str]:
     """The files of the results, oldest run first."""
-    return [n for n in output.list(FOLDER) if n.endswith(".parquet") and n.count("/") == 1]
+    return [name for name in output.list(FOLDER) if _is_part(name)]
+
+
+def _is_part(name: str) -> bool:
+    return name.endswith(".parquet") and name.count("/") == 1 and "/." not in name
 
 
 def read_parts(
@@ -42,7 +49,7 @@ def read_parts(
     columns: Sequence[str] | None = None,
     on_damaged: Callable[[Damaged], None] = warn,
     without: Collection[str] = (),
-) -> Iterator[tuple[str, pa.Table]]:
+) -> Generator[tuple[str, pa.Table], None, None]:
     """The files of the results, oldest run first: the name of each and its rows.
 
     Where files go meanwhile the list is read again, and rows may come twice.
@@ -57,9 +64,10 @@ def read_parts(
     """
     seen = set(without)
     for _ in range(LISTINGS):
-        names = [name for name in part_names(output) if name not in seen]
+        listed = (one for one in output.sizes(FOLDER) if _is_part(one[0]))
+        files = sorted((name, size) for name, size in listed if name not in seen)
         gone = False
-        with closing(_side_by_side(output, names, columns)) as parts:
+        with closing(_side_by_side(output, files, columns)) as parts:
             for name, part in parts:
                 if isinstance(part, PartGone):
                     gone = True
@@ -89,11 +97,15 @@ def open_part(output: Folder, name: str) -> pq.ParquetFile:
             f"results {output.uri}/{name}: are gone: a run has put its results together "
             "meanwhile; run the same command again"
         ) from error
+    except MemoryError as error:
+        raise NoMemory(f"results {output.uri}/{name}", error) from error
     except Exception as error:  # each storage has its own kinds of failure
         trouble = explain(error, output.full_uri(name))
         raise Unreadable(f"results {output.uri}/{name}: {trouble.text}") from error
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
+    except MemoryError as error:  # Arrow's is an ArrowException too
+        raise NoMemory(f"results {output.uri}/{name}", error) from error
     except (OSError, pa.ArrowException) as error:
         raise PartDamaged(Damaged.by(output, name, len(data), error)) from error
     if why := foreign(file.schema_arrow):
@@ -107,6 +119,8 @@ def read_part(output: Folder, name: str, columns: Sequence[str] | None = None) -
     having = set(file.schema_arrow.names)
     try:
         table = file.read(None if columns is None else [c for c in columns if c in having])
+    except MemoryError as error:
+        raise NoMemory(f"results {output.uri}/{name}", error) from error
     except (OSError, pa.ArrowException) as error:
         raise PartDamaged(Damaged.by(output, name, None, error)) from error
     for column in columns or ():
@@ -120,22 +134,38 @@ Part: TypeAlias = pa.Table | PartGone | PartDamaged
 
 
 def _side_by_side(
-    output: Folder, names: Sequence[str], columns: Sequence[str] | None
+    output: Folder, files: Sequence[tuple[str, int]], columns: Sequence[str] | None
 ) -> Generator[tuple[str, Part], None, None]:
-    """The files in order, some read ahead: more of small ones than of large ones."""
-    left, ahead = deque(names), deque[tuple[str, Future[Part]]]()
+    """The files in order, some read ahead: many small ones, or few large ones.
+
+    How much larger rows are than their file is known once one was read, so the first is read alone.
+
+    Args:
+        files: the name and the bytes of each.
+    """
+    left, ahead = deque(files), deque[tuple[str, int, Future[Part]]]()
     readers = 2 if output.is_local else READERS
+    growth = math.inf  # bytes of rows for each byte of a file, the most so far
     with ThreadPoolExecutor(readers, "results") as pool:
         try:
             while left or ahead:
+                waiting = sum(size for _, size, _ in ahead)
                 while left and len(ahead) <= readers:
-                    name = left.popleft()
-                    ahead.append((name, pool.submit(_read_or_why_not, output, name, columns)))
-                name, part = ahead.popleft()
-                yield name, part.result()
+                    name, size = left[0]
+                    waiting += size
+                    if ahead and waiting * growth > AHEAD_BYTES:
+                        break
+                    ahead.append((name, size, pool.submit(_read_or_why_not, output, name, columns)))
+                    left.popleft()
+                name, size, future = ahead.popleft()
+                part = future.result()
+                if isinstance(part, pa.Table) and size:
+                    seen = part.nbytes / size
+                    growth = seen if math.isinf(growth) else max(growth, seen)
+                yield name, part
         finally:
-            for _, part in ahead:
-                part.cancel()
+            for *_, future in ahead:
+                future.cancel()
 
 
 def _read_or_why_not(output: Folder, name: str, columns: Sequence[str] | None) -> Part:

@@ -115,6 +115,8 @@ def _has_common_type(tables: Sequence[pa.Table], name: str) -> bool:
         return True
     try:
         pa.concat_tables(columns, promote_options="permissive")
+    except MemoryError:  # an ArrowException, which says nothing of the types
+        raise
     except pa.ArrowException:
         return False
     return True

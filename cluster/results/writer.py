@@ -62,6 +62,7 @@ class ResultWriter:
         self._output, self._run, self._patience_s = output, run, patience_s
         self._lock = threading.Condition()
         self._waiting: list[pa.Table] = []
+        self._rows_wait = self._bytes_wait = 0  # of them; `full` is asked several times a second
         self._first_wait: float | None = None  # when the oldest waiting row came
         self._trouble: _Trouble | None = None
         self._broken: BaseException | None = None  # a fault of ours, for which no patience helps
@@ -78,16 +79,17 @@ class ResultWriter:
             return
         with self._lock:
             self._waiting.append(table)
+            self._rows_wait += table.num_rows
+            self._bytes_wait += table.nbytes
             self._first_wait = self._first_wait or time.monotonic()
-            if sum(one.num_rows for one in self._waiting) >= SOONER_ROWS:
+            if self._rows_wait >= SOONER_ROWS:
                 self._lock.notify_all()
 
     @property
     def full(self) -> bool:
         """Whether so many rows wait that no new work should be taken."""
         with self._lock:
-            rows = sum(table.num_rows for table in self._waiting)
-            return rows >= FULL_ROWS or sum(t.nbytes for t in self._waiting) >= FULL_BYTES
+            return self._rows_wait >= FULL_ROWS or self._bytes_wait >= FULL_BYTES
 
     @property
     def note(self) -> str | None:
@@ -136,14 +138,14 @@ class ResultWriter:
         return f"{self._output.uri}/{FOLDER}"
 
     def _rows(self) -> str:
-        rows = sum(table.num_rows for table in self._waiting)
+        rows = self._rows_wait
         return f"{rows} row{'s are' if rows != 1 else ' is'}"
 
     def _raise(self) -> None:
         if self._broken:
             raise self._broken
         if self._given_up and self._trouble:
-            self._rescued = self._rescued or _rescue(self._waiting, self._run)
+            self._rescued = self._rescued or _rescue(self._waiting, self._run, self._where)
             raise ResultsNotStored(
                 f"results cannot be stored: {self._where}: {self._trouble.text}. It was tried for "
                 f"{self._patience_s:g} s (cluster.storage_patience_s). {self._rows()} "
@@ -167,7 +169,7 @@ class ResultWriter:
         """Wait until rows are to be stored; False where no more come."""
         with self._lock:
             while True:
-                rows = sum(table.num_rows for table in self._waiting)
+                rows = self._rows_wait
                 left = FLUSH_S * 0.8  # the rest is for storing them
                 if self._first_wait is not None:
                     left -= time.monotonic() - self._first_wait
@@ -179,10 +181,12 @@ class ResultWriter:
         """Store what waits, once storage takes it; or give up."""
         pause_s, longest_s = PAUSES_S
         name = f"{FOLDER}/{self._run}-{self._files:06d}.parquet"
+        with self._lock:
+            taken = list(self._waiting)
+        # Each try writes the same: one that storage carries out after it was given up, however
+        # late, takes no row away.
+        data = to_parquet(join_tables(taken))
         while True:
-            with self._lock:
-                taken = list(self._waiting)
-            data = to_parquet(join_tables(taken))
             self._before()
             try:
                 self._output.write(name, data)
@@ -196,9 +200,12 @@ class ResultWriter:
                 time.sleep(min(pause_s, PAUSES_S[0]))
             pause_s = min(2 * pause_s, longest_s)
         self._files += 1
-        self._merging.written(name, sum(table.num_rows for table in taken))
+        rows = sum(table.num_rows for table in taken)
+        self._merging.written(name, rows)
         with self._lock:
             del self._waiting[: len(taken)]
+            self._rows_wait -= rows
+            self._bytes_wait -= sum(table.nbytes for table in taken)
             self._first_wait = time.monotonic() if self._waiting else None
             self._trouble = None
 
@@ -226,8 +233,11 @@ class _Trouble:
         self.since, self.clock, self.text = since, clock, text
 
 
-def _rescue(tables: list[pa.Table], run: str) -> str:
+def _rescue(tables: list[pa.Table], run: str, where: str) -> str:
     """Put rows that storage does not take into a file on this machine.
+
+    Args:
+        where: the folder that they are for.
 
     Returns:
         Where they are, as the end of a sentence.
@@ -238,5 +248,5 @@ def _rescue(tables: list[pa.Table], run: str) -> str:
         ) as file:
             file.write(to_parquet(join_tables(tables)))
     except OSError as error:
-        return f"lost, and their edits are made again (nor could they be kept: {error})"
-    return f"kept in {file.name}: copy it into the folder, or their edits are made again"
+        return f"lost, so the edits are made again; nor does this machine take a file: {error}"
+    return f"kept in {file.name}: copy that file to {where}, or the edits are made again"

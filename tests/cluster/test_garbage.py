@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from cluster.garbage import Unneeded, collect_garbage, find_garbage, tidy
+from cluster.output.lease import LeaseLost
 from jobs.clean import clean
 from jobs.errors import JobError
 from jobs.manifest.writing import write_manifest
@@ -62,6 +63,23 @@ def test_it_deletes_what_a_killed_process_left_half_written(tmp_path: Path) -> N
     assert collect_garbage(output, "always") == {"mine": 11}
     assert not temporary.exists()
     assert folder.list() == named
+
+
+def test_nothing_is_deleted_once_another_run_has_the_folder(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    store(output, "r1", a_result("a", "1", trajectory="needed"))
+    for key in ("one", "two"):
+        output.write(f"trajectories/{key}/index.json", b"{}")
+    calls = []
+
+    def before() -> None:
+        calls.append(output.list("trajectories"))
+        if len(calls) == 2:
+            raise LeaseLost("another run has it")
+
+    with pytest.raises(LeaseLost):
+        collect_garbage(output, "always", before)
+    assert output.list("trajectories") == ["trajectories/two/index.json"]
 
 
 def test_it_deletes_shards_that_no_index_names(tmp_path: Path) -> None:

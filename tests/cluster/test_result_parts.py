@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.garbage import find_garbage
-from cluster.results.compaction import compact, current_rows
+from cluster.results import parts
+from cluster.results.compaction import compact, current_rows, find_current, read_current
 from cluster.results.damaged import Damaged, setter_aside
 from cluster.results.newest import database, newest_rows
-from cluster.results.parts import PartDamaged, part_names, read_part, read_parts
+from cluster.results.parts import READERS, PartDamaged, part_names, read_part, read_parts
 from cluster.results.schema import SCHEMA, to_parquet
-from pipeline.errors import Unreadable
+from pipeline.errors import NoMemory, Unreadable
 from pipeline.storage import Folder
 from tests.cluster.test_results import a_result, store
 from tests.s3_server import s3_server
@@ -133,6 +134,61 @@ def test_storage_that_does_not_answer_is_no_damage(
     with pytest.raises(Unreadable, match="r1-000000.*may not be read") as raised:
         list(read_parts(output))
     assert not isinstance(raised.value, PartDamaged)
+
+
+@pytest.mark.parametrize("where", ["opened", "read"])
+def test_a_file_for_which_there_is_no_memory_is_no_damaged_one(
+    output: Folder, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    store(output, "r1", a_result("v", "a"))
+
+    class Full(pq.ParquetFile):
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            if where == "opened":
+                raise pa.ArrowMemoryError("malloc of size 268435456 failed")
+            super().__init__(*args, **kwargs)
+
+        def read(self, *args: object, **kwargs: object) -> pa.Table:
+            raise pa.ArrowMemoryError("malloc of size 268435456 failed")
+
+        iter_batches = read
+
+    current = find_current(output)
+    monkeypatch.setattr(pq, "ParquetFile", Full)
+    for read in (
+        lambda: list(read_parts(output, None, setter_aside(pytest.fail))),
+        lambda: list(read_current(output, current)),
+        lambda: compact(output, "r2", setter_aside(pytest.fail)),
+    ):
+        with pytest.raises(NoMemory, match=r"r1-000000.parquet: .* memory .*malloc of size 26"):
+            read()
+    assert part_names(output) == ["results/r1-000000.parquet"]
+
+
+@pytest.mark.parametrize("bytes_ahead", [0, 3, 1000])
+def test_files_are_read_ahead_as_far_as_their_rows_have_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_ahead: float
+) -> None:
+    output = Folder(f"memory://{tmp_path}")
+    rows = [a_result("v", f"e{number}", prompt="a red ring") for number in range(100)]
+    for number in range(40):
+        store(output, f"r{number:02d}", *rows)
+    size = read_part(output, part_names(output)[0]).nbytes
+    monkeypatch.setattr(parts, "AHEAD_BYTES", int(size * bytes_ahead))
+    opened: list[str] = []
+    read = Folder.read
+
+    def counted(self: Folder, name: str) -> bytes:
+        opened.append(name)
+        return read(self, name)
+
+    monkeypatch.setattr(Folder, "read", counted)
+    most = {0: 0, 3: 3, 1000: READERS}[bytes_ahead]
+    for done, (name, table) in enumerate(read_parts(output), 1):
+        assert name == part_names(output)[done - 1]
+        assert table.num_rows == 100
+        assert len(opened) <= done + most
+    assert done == 40
 
 
 def test_a_column_that_older_files_lack_is_null(output: Folder) -> None:

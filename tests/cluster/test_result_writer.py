@@ -13,7 +13,7 @@ from cluster.job import CannotRun
 from cluster.results import merging, writer
 from cluster.results.compaction import compact, current_rows
 from cluster.results.parts import part_names, read_parts
-from cluster.results.schema import SCHEMA
+from cluster.results.schema import SCHEMA, to_parquet
 from cluster.results.writer import ResultsNotStored, ResultWriter
 from pipeline.storage import Folder
 
@@ -88,6 +88,49 @@ def test_rows_are_kept_while_storage_takes_none_and_stored_once_it_does(tmp_path
     assert stored(output) == ["a", "b"]
 
 
+class Late(Folder):
+    """Keeps the first writes of results, as a proxy does that answers nothing in time."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        object.__setattr__(self, "held", [])
+        object.__setattr__(self, "answers", threading.Event())
+
+    def write(self, name: str, data: bytes) -> None:
+        if not self.answers.is_set():
+            self.held.append((name, data))
+            raise TimeoutError("no answer in 30 s")
+        super().write(name, data)
+
+
+def test_a_write_that_storage_carries_out_late_takes_no_row_away(tmp_path: Path) -> None:
+    output = Late(str(tmp_path))
+    results = ResultWriter(output, "r", 60)
+    results.add(some_rows("a"))
+    wait_for(lambda: output.held)
+    results.add(some_rows("b"))
+    kept = len(output.held)
+    wait_for(lambda: len(output.held) > kept + 1)
+    output.answers.set()
+    wait_for(lambda: stored(output) == ["a", "b"])
+    for name, data in output.held:
+        output.write(name, data)
+    results.close()
+    assert sorted(stored(output)) == ["a", "b"]
+
+
+def test_a_file_with_other_rows_than_were_written_is_not_put_together(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    merger = merging.Merging(output, "r")
+    for number in range(merging.FILES_AT_ONCE):
+        name = f"results/r-{number:06d}.parquet"
+        output.write(name, to_parquet(some_rows(f"v{number}")))
+        merger.written(name, 2 if number == 3 else 1)
+    merger.merge()
+    merger.finish()
+    assert len(part_names(output)) == merging.FILES_AT_ONCE, "each is left as it is"
+
+
 def test_too_many_waiting_rows_are_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "FULL_ROWS", 3)
     output, outage = Folder(str(tmp_path)), Outage(tmp_path)
@@ -116,7 +159,7 @@ def test_after_its_patience_the_writer_gives_up_and_says_where_the_rows_are(
     assert f"{tmp_path}/out/results" in message
     assert "storage_patience_s" in message
     (rescued,) = tmp_path.glob("r-rescued-*.parquet")
-    assert f"2 rows are kept in {rescued}: copy it into the folder" in message
+    assert f"2 rows are kept in {rescued}: copy that file to" in message
     outage.end()
     (tmp_path / "out/results").mkdir()
     rescued.rename(tmp_path / "out/results" / rescued.name)

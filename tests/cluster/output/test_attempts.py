@@ -1,12 +1,15 @@
 """The tries of a request, on record where no death reaches them."""
 
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.output.attempts import NOT_SEEN, Attempts, History, digest, forgive, settle
+from cluster.output.attempts import ATTEMPTS, NOT_SEEN, Attempts, History, digest, forgive, settle
 from pipeline.errors import ErrorCode
 from pipeline.storage import Folder
 
@@ -84,11 +87,22 @@ def test_what_is_known_of_each_try_stands_in_the_text(
     history.failed(ErrorCode.DEADLINE, "no progress for 9 s\nand its log", charged=True)
     first, *lines = history.text().split("\n")
     assert first == "no progress for 9 s"
-    assert lines[0] == "and its log (tried 2 times)"
+    assert lines[0] == "and its log (tried 2 times; --retry-quarantined tries it again)"
     assert NOT_SEEN in lines[2]
     assert lines[3].endswith("run 20261128, node worker-7: no progress for 9 s")
     assert history.charged[-1].at.endswith("+00:00")
     assert of(output, run="next").text() == history.text(), "the next run knows it all"
+
+
+def test_a_record_holds_no_secret(output: Folder) -> None:
+    history = begun(output)
+    ending = "no s3://u:hunter2@b/a.mp4?X-Amz-Signature=s3cret"
+    history.failed(ErrorCode.RANK_DIED, ending, charged=True)
+    (name,) = output.list("attempts")
+    stored = output.read(name).decode()
+    assert "no s3://***@b/a.mp4?X-Amz-Signature=***" in stored
+    assert "hunter2" not in stored and "s3cret" not in stored
+    assert history.charged == of(output).charged
 
 
 @pytest.mark.parametrize(
@@ -195,3 +209,19 @@ def test_the_names_of_records_are_short_whatever_the_video_is_called(
     (name,) = output.list()
     assert len(name) < 120
     assert make(digest("x" * 5000)).suspect
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full disk")
+def test_a_failure_of_storage_harms_nothing_where_the_log_takes_no_text_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ATTEMPTS).write_text("a file in the place of the folder")
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        history = Attempts(Folder(str(tmp_path)), "r1").of("00")
+        history.begin()
+        history.failed(ErrorCode.RANK_DIED, "it died", charged=True)
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
+    assert len(history.charged) == 1

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,8 +23,16 @@ from cluster.job import CannotRun
 from cluster.output import lease as leases
 from cluster.output.exclusive import create
 from cluster.output.holder import Holder
-from cluster.output.lease import LeaseHeld, LeaseLost, held, holder_of, runs_stopped_by_signal
+from cluster.output.lease import (
+    LeaseHeld,
+    LeaseLost,
+    LeaseUnsure,
+    held,
+    holder_of,
+    runs_stopped_by_signal,
+)
 from pipeline.storage import Folder
+from tests.fault_proxy import Fault, faulty
 from tests.s3_server import s3_server
 
 QUICK = {"RENEW_S": 0.1, "STALE_S": 1.0, "UNSURE_S": 0.5, "ASK_S": 0.02}
@@ -156,7 +165,7 @@ def test_a_holder_with_a_wrong_clock_that_lives_is_not_taken_over(
 
     with pytest.raises(LeaseHeld, match="node-7"), held(folder, "r1", on_wait=lives):
         pass
-    assert looks[0].endswith("which seems to be gone")
+    assert "which seems to be gone" in looks[0]
 
 
 def test_one_whose_clock_is_in_the_future_is_taken_over_once_it_stands_still(
@@ -284,6 +293,100 @@ def test_storage_that_is_away_makes_a_holder_unsure_and_no_more(
             assert not lease.sure
         lease.check()
         until_sure(lease)
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("fault", [Fault.NO_CONTINUE, Fault.UNREAD])
+def test_a_renewal_that_hangs_ends_and_the_holder_is_sure_again(
+    s3: dict[str, str], quick: None, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr(leases, "UNSURE_S", 0.3)
+    with faulty(s3) as (proxy, access):
+        for name, value in access.items():
+            monkeypatch.setenv(name, value)
+        with held(Folder(f"s3://bucket/{uuid.uuid4().hex}"), "r1") as lease:
+            monkeypatch.setenv("RETAKE_STORAGE_TIMEOUT_S", "0.5")
+            proxy.next(fault, method="PUT")
+            while lease.sure:
+                os.sched_yield()
+            until_sure(lease)
+            assert fault in [got for _, got in proxy.seen]
+
+
+def test_a_holder_whose_renewal_hangs_notices_who_took_over(
+    folder: Folder, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "CHECK_S", 0.05)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang(**_: Any) -> None:
+        hangs.set()
+        goes_on.wait(20)
+
+    with pytest.raises(LeaseLost, match="r0 on node-7"), held(folder, "r1") as lease:
+        monkeypatch.setattr(lease, "_renew", hang)
+        assert hangs.wait(20)
+        left_by(folder)
+        try:
+            while True:
+                lease.check()
+        finally:
+            goes_on.set()
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["ours", "taken over"])
+def test_before_it_harms_another_run_a_holder_waits_until_it_is_known(
+    folder: Folder, quick: None, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    monkeypatch.setattr(leases, "CHECK_S", 0.1)
+    hangs, answers, numbers = threading.Event(), threading.Event(), leases._numbers
+
+    def hang(output: Folder) -> list[int]:
+        """One request hangs for longer than a lease lasts; others are answered."""
+        if threading.current_thread().name == "lease":
+            hangs.set()
+            assert answers.wait(20)
+        return numbers(output)
+
+    with suppress(LeaseLost), held(folder, "r1") as lease:
+        monkeypatch.setattr(leases, "_numbers", hang)
+        assert hangs.wait(20)
+        while lease.sure:
+            lease.check()
+        lease.check()  # it does not know, and goes on
+        if taken:
+            left_by(folder)
+        known = threading.Event()
+
+        def delete() -> None:
+            with pytest.raises(LeaseLost) if taken else nullcontext():
+                lease.check(sure=True)
+            known.set()
+
+        thread = threading.Thread(target=delete)
+        thread.start()
+        assert not known.wait(0.5)
+        answers.set()
+        assert known.wait(20)
+        thread.join()
+
+
+def test_a_holder_that_cannot_find_out_deletes_nothing(
+    folder: Folder, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "SURE_S", 0.2)
+    with held(folder, "r1") as lease:
+        with monkeypatch.context() as away:
+
+            def fail(*_: Any) -> None:
+                raise ConnectionError("storage is away")
+
+            away.setattr(leases, "_numbers", fail)
+            while lease.sure:
+                lease.check()
+            with pytest.raises(LeaseUnsure, match=r"for 0\.2 s its storage has not said"):
+                lease.check(sure=True)
+        lease.check(sure=True)
 
 
 def test_a_lease_that_a_user_removes_is_written_again(folder: Folder, quick: None) -> None:

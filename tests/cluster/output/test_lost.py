@@ -6,7 +6,6 @@ import pyarrow as pa
 import pytest
 
 from cluster.output import lost
-from cluster.output.listing import file_sizes
 from cluster.output.lost import Lost, before_a_run, find_lost, mark
 from cluster.results.compaction import compact, current_rows
 from cluster.results.schema import to_parquet
@@ -60,7 +59,7 @@ def test_lost_edits_are_pending_again_and_all_others_stay_done(tmp_path: Path) -
         ("w", "a"),
     }
     first = min(marked, key=lambda row: row["edit_id"] + row["video_id"])
-    assert (first["status"], first["run"], first["output"]) == ("failed", "r2", None)
+    assert (first["status"], first["run"], first["output"]) == ("failed", "r1", None)
     assert first["error"].endswith("edits/w/a.mp4: has 4 bytes, and 5 were written")
     before_a_run(output, "r3", notes.append)
     assert len(notes) == 1, "they are marked once"
@@ -89,7 +88,8 @@ def test_rows_without_a_size_are_lost_only_where_the_file_is_gone_or_empty(tmp_p
 def test_only_the_newest_row_of_an_edit_says_whether_it_should_be_there(tmp_path: Path) -> None:
     output = Folder(str(tmp_path))
     store(output, "r1", an_edit(output, "v", "a") | {"size_bytes": 4}, an_edit(output, "v", "b"))
-    store(output, "r2", an_edit(output, "v", "a", minute=1), a_result("v", "b", "failed", 1))
+    newer = [an_edit(output, "v", "a", minute=1), a_result("v", "b", "failed", 1)]
+    store(output, "r2", *(row | {"run": "r2"} for row in newer))
     output.remove("edits/v/b.mp4")
     assert find_lost(output) == []
 
@@ -108,4 +108,4 @@ def test_an_output_folder_without_anything_has_nothing_lost(tmp_path: Path) -> N
     output = Folder(str(tmp_path / "new"))
     before_a_run(output, "r1", pytest.fail)
     assert find_lost(output) == []
-    assert list(file_sizes(Folder("memory://nothing"), "edits")) == []
+    assert list(Folder("memory://nothing").sizes("edits")) == []

@@ -8,6 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from cluster.output.verify import verify
+from cluster.results.compaction import compact
 from cluster.results.parts import part_names
 from jobs.cli import app
 from pipeline.media.encoding import write_clip
@@ -54,6 +55,25 @@ def test_a_whole_output_folder_has_nothing_wrong(output: Folder, decode: bool) -
     status, text = verified(output, *["--decode"] * decode)
     assert status == 0
     assert "nothing is wrong" in text
+
+
+def test_edits_are_decoded_while_a_run_puts_its_results_together(
+    output: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.output.verify.AT_ONCE", 1)
+    found = verify(output, decode=True, on_progress=lambda text: compact_once(output, text))
+    assert (found.edits, found.problems) == (4, 0)
+    assert part_names(output) == ["results/r9-compact-000000.parquet"]
+
+
+def compact_once(output: Folder, text: str) -> None:
+    """As a run does after the first list of the results was read."""
+    if text == "listing the edits":
+        output.write("edits/w/a.mp4", a_clip())
+        size = {"frames": 9, "height": 32, "width": 48}
+        store(output, "r2", a_result("w", "a", output="edits/w/a.mp4", run="r2", **size))
+    if text == "1 edits decoded":
+        compact(output, "r9")
 
 
 def test_what_is_lost_is_marked_and_pending_again(output: Folder) -> None:
