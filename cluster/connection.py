@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -67,6 +67,7 @@ def connected(job: Job, amount: Amount | None = None) -> Iterator[Placement]:
     with ExitStack() as stack:
         if not ray.is_initialized():
             stack.enter_context(last_word())
+            stack.enter_context(quiet.into_a_file())
             stack.callback(ray.shutdown)
             if address := given_address():
                 _join(address)
@@ -78,34 +79,42 @@ def connected(job: Job, amount: Amount | None = None) -> Iterator[Placement]:
         yield placement
 
 
-def placed(
-    job: Job, amount: Amount | None, without: Collection[str] = (), freed_s: float = FREED_S
-) -> Placement:
+def placed(job: Job, amount: Amount | None) -> Placement:
     """Room for the job. What is reserved now is waited for a moment: a job may just have ended.
-
-    Args:
-        without: the ids of nodes that get no group.
-        freed_s: how long it is waited for.
 
     Raises:
         CannotRun: as `connected` does.
     """
-    until = time.monotonic() + freed_s
+    until = time.monotonic() + FREED_S
     while True:
-        alive = alive_nodes()
-        if not alive:
-            raise CannotRun(NO_NODE)
-        nodes = [node for node in alive if node.id not in without]
+        nodes = alive_nodes()
         held = any(node.free.get("GPU", 0.0) < node.has.get("GPU", 0.0) for node in nodes)
         late = time.monotonic() >= until
         try:
-            placement = replace(place(job, nodes, amount), without=tuple(sorted(without)))
+            placement = placed_on(job, nodes, amount)
             if late or not held or placement.device == "cpu":
                 return placement
         except CannotRun:
             if late or all(node.free == node.has for node in nodes):
                 raise
         time.sleep(0.2)
+
+
+def placed_on(
+    job: Job, nodes: Sequence[Node], amount: Amount | None, without: Collection[str] = ()
+) -> Placement:
+    """Room for the job on these nodes.
+
+    Args:
+        without: the ids of nodes that get no group.
+
+    Raises:
+        CannotRun: there is too little, or no node.
+    """
+    if not nodes:
+        raise CannotRun(NO_NODE)
+    there = [node for node in nodes if node.id not in without]
+    return replace(place(job, there, amount), without=tuple(sorted(without)))
 
 
 def alive_nodes() -> list[Node]:
@@ -147,7 +156,7 @@ def reason(error: Exception) -> str:
     """An error of Ray's in one line: its texts hold tracebacks of other processes."""
     text, _, trace = str(error).partition("Traceback (most recent call last)")
     last = trace.strip().splitlines()[-1:]
-    return f"{type(error).__name__}: {' '.join(' '.join([text, *last]).split())}"
+    return f"{type(error).__name__}: {' '.join(' '.join([text, *last]).split())}".rstrip(".")
 
 
 def _join(address: str) -> None:

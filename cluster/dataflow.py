@@ -6,32 +6,28 @@ others to the graph. What a wave loses with a process or a node, or gives back, 
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import pyarrow as pa
 
-from cluster import quiet  # noqa: F401 - before Ray, which reads it when it is imported
-
-import ray  # isort: skip
-import ray.data  # isort: skip
-
-from cluster.connection import alive_nodes, configure, connected, placed, reason
+from cluster.connection import alive_nodes, configure, connected
 from cluster.driver.control import Control, Owner, State
 from cluster.driver.counts import with_events, with_results
+from cluster.driver.execution import TICK_S, Execution, WaveEnded
 from cluster.driver.graph import ROWS_OF_A_GROUP, graph
-from cluster.driver.lost import LOSSES, LostBlocks, given_up, lost_blocks
-from cluster.driver.nodes import Growth, end_silent, working
+from cluster.driver.lost import LOSSES, Futile, LostBlocks, given_up, lost_blocks
+from cluster.driver.nodes import SILENT_S, Growth, end_silent, working
+from cluster.driver.placing import BACK_S, Placing
 from cluster.driver.wave import Feed, Wave, most_rows
-from cluster.job import CannotRun, Job
-from cluster.layout.placement import Placement, given_address
-from cluster.output.attempts import forgive
+from cluster.job import CannotRun, Job, WorkLost
+from cluster.layout.placement import Placement
+from cluster.output.attempts import Attempts, forgive
 from cluster.pending.rows import PendingRows
 from cluster.preflight.driver import preflight
 from cluster.progress import Counts, Groups
@@ -42,26 +38,12 @@ from cluster.stages.prompts import EncodePrompts
 from cluster.waiting import Waiting
 from pipeline.storage import Folder
 
-TICK_S = 0.2
-FUTILE_WAVES = 3
-"""So many waves in a row without a result end the job."""
-BACK_S = 600.0
-"""A cluster's nodes that left are waited for so long, where the others have no room for the job."""
-FREED_AGAIN_S = 60.0
-"""What the wave before reserved is free again by then: its actors end one after the other."""
 THREAD_S = 10.0
 """What is left of a wave ends so soon after."""
-
-Finished = queue.SimpleQueue[pa.Table | BaseException | None]
-"""Blocks as they are finished; then None, or what stopped the graph."""
-
-
-class WaveEnded(Exception):
-    """Ray ended a wave before its rows."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
+NO_GROUP = (
+    f"the nodes of the job's groups have left, and none has come with room for one in {BACK_S:g} s"
+    ". The results so far are stored; add nodes, and run the same command again to go on"
+)
 
 
 class Lease(Protocol):
@@ -98,6 +80,7 @@ def run(
     try:
         with ExitStack() as stack:
             placement = stack.enter_context(connected(job, pending.amount))
+            before = alive_nodes()
             warnings = preflight(job)
             configure(job)
             lost = stack.enter_context(lost_blocks())
@@ -105,7 +88,8 @@ def run(
             check = lease.check if lease else (lambda: None)
             writer = ResultWriter(Folder(job.editing.output), job.run, patience, check)
             notes = (*placement.notes, *warnings)
-            one = _Run(job, pending.amount, feed, on_progress, writer, lost, threads)
+            placing = Placing(job, pending.amount, before)
+            one = _Run(job, pending.amount, feed, on_progress, writer, lost, threads, placing)
             one.stop, one.lease, one.counts = stop, lease, Counts(notes=notes)
             return one.to_its_end(placement)
     finally:
@@ -132,11 +116,11 @@ class _Run:
     writer: ResultWriter
     lost: LostBlocks
     threads: list[threading.Thread]
+    placing: Placing
     stop: threading.Event | None = None
     lease: Lease | None = None
     counts: Counts = field(default_factory=Counts)
     losses: Counter[str | None] = field(default_factory=Counter)
-    without: frozenset[str] = frozenset()
     leaving: bool = False
     held: str = ""
     cut: bool = False
@@ -150,26 +134,30 @@ class _Run:
 
     def to_its_end(self, placement: Placement) -> Counts:
         self.control = Control()
-        self.placement: Placement | None = placement
         # Where all GPUs are gone for a while, `auto` would go on with CPUs.
-        self.job = replace(
-            self.job, cluster=replace(self.job.cluster, device=cast(Any, placement.device))
-        )
-        futile = 0
+        device = cast(Any, placement.device)
+        self.job = replace(self.job, cluster=replace(self.job.cluster, device=device))
+        self.placing.job = self.job
+        first = self.placing.still_holds(placement)
+        futile = Futile(Attempts(Folder(self.job.editing.output), self.job.run))
+        self.groups = working(placement)
         try:
             while wave := self._next_wave():
-                found, self.placement = self.placement or self._placed_again(), None
+                found, first = first or self._placed_again(), None
                 if found is None:
                     break
                 placement, before = found, len(wave.waiting)
+                self.groups = working(placement)
                 self._through(wave, placement)
                 if self.stopping:
                     break
                 left = self._keep(wave)
                 fruitful = left < before or (self.leaving and not self.held)
-                futile = 0 if fruitful else futile + 1
-                if futile >= FUTILE_WAVES:
-                    raise CannotRun(self._futile(futile))
+                if futile.one_too_many(fruitful):
+                    raise WorkLost(self._futile(futile.waves))
+        except BaseException:
+            self.control.say("leave")  # who was connected to Ray before keeps the wave's actors
+            raise
         finally:
             if self.stopping:
                 self.writer.hurry(self.job.cluster.stop_grace_s)
@@ -180,7 +168,7 @@ class _Run:
 
     def _next_wave(self) -> Wave | None:
         """The rows of the next wave; None where nothing is left, or the run is to end."""
-        most = most_rows(working(self.placement) if self.placement else 1)
+        most = most_rows(self.groups)
         while not self.feed.empty and not self.stopping:
             if wave := self.feed.wave(most):
                 return wave
@@ -207,75 +195,68 @@ class _Run:
 
     def _placed_again(self) -> Placement | None:
         """Room among the nodes of now; None where the run is to end while it waits for some."""
-        until = time.monotonic() + (BACK_S if given_address() else 0.0)
         notes = self.counts.notes
-        while not self.stopping:
-            try:
-                return self._room()
-            except CannotRun as error:
-                if time.monotonic() >= until:
-                    raise
-                text = f"{error}. Nodes are waited for, {BACK_S:g} s at most"
-                self.counts = replace(self.counts, notes=(*notes, text))
-            self._tick()
-            time.sleep(TICK_S)
-        return None
 
-    def _room(self) -> Placement:
-        """Nodes with broken groups get none, if that leaves room."""
-        try:
-            return placed(self.job, self.amount, self.without, FREED_AGAIN_S)
-        except CannotRun:
-            if not self.without:
-                raise
-        self.without = frozenset()
-        return placed(self.job, self.amount, freed_s=FREED_AGAIN_S)
+        def on_wait(why: str) -> bool:
+            self.counts = replace(self.counts, notes=(*notes, why) if why else notes)
+            self._tick()
+            return not self.stopping
+
+        if self.threads:
+            self.threads[-1].join(THREAD_S)  # it holds what the wave before reserved
+        return self.placing.again(self.control.so_far().owners.values(), on_wait)
 
     def _through(self, wave: Wave, placement: Placement) -> None:
         """Have the rows of a wave worked on, until it ends."""
         amount = wave.amount if self.feed.empty else self.amount
         self.leaving, self.cut, self.held = False, False, ""
+        self.control.begin()
         try:
             ready = self._first_prompts(wave, placement)
         except _NoTime:
             return
-        self.control.begin()
-        self.growth = Growth(self.job, placement, alive_nodes())
+        self.growth = Growth(self.job, placement, alive_nodes(), left_out=self.placing.left_out)
         self.waiting = Waiting()
-        self.lost_before = self.lost.count
+        self.lost_before, self.all_waiting = self.lost.count, len(wave.waiting)
+        self.heard = time.monotonic()
         self.counts = with_events(self.counts, placement, self.control.so_far().events)
         self.on_progress(self.counts)
-        finished: Finished = queue.SimpleQueue()
-        dataset = graph(self.job, wave.work, placement, self.control.report, ready, amount)
-        thread = threading.Thread(target=_consume, args=(dataset, finished), daemon=True)
-        self.threads.append(thread)
-        thread.start()
+        made = Execution(graph(self.job, wave.work, placement, self.control.report, ready, amount))
+        self.threads.append(made.thread)
         try:
-            for table in _ticks(finished):
+            for table in made.ticks():
                 if table is not None:
                     self._take(wave, table)
                     continue
-                self._look_ahead(most_rows(working(placement)), 0.0)
+                self._look_ahead(most_rows(self.groups), 0.0)
                 if not self._go_on(wave, placement):
-                    return  # what is left of it ends with the connection
+                    break  # what is left of it ends with the connection
+            for table in made.ready():
+                self._take(wave, table)
         except WaveEnded as ended:
             forgive(Folder(self.job.editing.output), self.job.run)  # Ray has ended the groups
-            self.lost.count += 1
-            self.lost.error = ended.error
+            self.lost.add(ended.error)
             self.cut = True
 
     def _first_prompts(self, wave: Wave, placement: Placement) -> first_prompts.Prepared:
         encoding = replace(self.counts, groups=(Groups(EncodePrompts.name, 1, 1),))
 
         def on_wait() -> None:
+            self._end_silent()
             self.on_progress(encoding)
             if self.stopping:
                 raise _NoTime
 
         first = first_prompts.First(work_of(wave.work), all=self.feed.empty)
-        ready = first_prompts.prepare(self.job, placement, first, on_wait)
+        ready = first_prompts.prepare(self.job, placement, first, on_wait, self.control.report)
         self._note(*ready.notes)
         return ready
+
+    def _end_silent(self) -> State:
+        """What the stages report, once owners that are stopped are ended."""
+        state = self.control.so_far()
+        self.ended.update(end_silent(state.owners.values(), state.now, self.ended))
+        return state
 
     def _take(self, wave: Wave, table: pa.Table) -> None:
         """Results of a wave."""
@@ -287,13 +268,14 @@ class _Run:
     def _go_on(self, wave: Wave, placement: Placement) -> bool:
         """Look after a wave; False where it is not waited for any longer."""
         now = time.monotonic()
-        state = self.control.so_far()
+        state = self._end_silent()
         counts = with_events(self.counts, placement, state.events)
         self.counts = replace(counts, notes=counts.notes + self.waiting.note(now))
         self._tick()
-        self.ended.update(end_silent(state.owners.values(), state.now, self.ended))
         self.leaving = self.leaving or self._is_to_leave(wave, state, placement, now)
-        self.control.say("leave" if self.leaving else "wait" if self.writer.full else "go")
+        # While storage takes nothing, what groups make would be lost with their tries.
+        wait = self.writer.full or self.writer.note
+        self.control.say("leave" if self.leaving else "wait" if wait else "go")
         if not self.stopping:
             return True
         self.grace_ends = self.grace_ends or now + self.job.cluster.stop_grace_s
@@ -303,23 +285,28 @@ class _Run:
         """Whether no more rows are to start in this wave.
 
         Raises:
-            CannotRun: no group can start.
+            CannotRun: no group can start, or none has a place any more.
         """
         groups = {pool.stage: pool.groups for pool in placement.pools}
-        # One of the wave before, which had another layout, may have reported late.
-        broken = [one for one in state.owners.values() if one.broken and one.stage in groups]
+        owners = [one for one in state.owners.values() if one.stage in groups]
+        on_videos = {pool.stage for pool in placement.pools[1:]}
+        if any(one.stage in on_videos and state.now - one.seen < SILENT_S for one in owners):
+            self.heard = now
+        if now - self.heard >= BACK_S:
+            raise CannotRun(NO_GROUP)
+        broken = [one for one in owners if one.broken]
         for stage in {owner.stage for owner in broken}:
             of_stage = [owner for owner in broken if owner.stage == stage]
             if len(of_stage) >= groups[stage]:
                 raise CannotRun(f"a rank group could not start: {of_stage[0].broken}")
         if self._is_held(wave, state, placement, broken):
-            self.without |= {owner.node for owner in broken}
+            self.placing.left_out.add({owner.node for owner in broken})
             self.held = broken[0].broken
-        return self.stopping or bool(self.held) or self.growth.more(now, self.amount) > 0
+        # Before the first result all that a wave costs would be lost, for each node that comes.
+        grown = len(wave.waiting) < self.all_waiting and self.growth.more(now, self.amount) > 0
+        return self.stopping or bool(self.held) or grown
 
-    def _is_held(
-        self, wave: Wave, state: State, placement: Placement, broken: Sequence[Owner]
-    ) -> bool:
+    def _is_held(self, wave: Wave, state: State, placement: Placement, broken: list[Owner]) -> bool:
         """Whether what is left is with broken groups, and the others, all loaded, have no more."""
         if not broken or wave.videos > ROWS_OF_A_GROUP * working(placement):
             return False
@@ -344,9 +331,9 @@ class _Run:
             left = wave.left()
         if left.num_rows:
             many = f"{left.num_rows} video{'s' * (left.num_rows != 1)}"
-            lost = self.lost.error if self.lost.count > self.lost_before else None
-            why = f" ({reason(lost)})" if lost else ""
-            self._note(f"{many} without all results{why}: made with new groups")
+            why = f" ({self.lost.why})" if self.lost.count > self.lost_before else ""
+            are = "are" if left.num_rows != 1 else "is"
+            self._note(f"{many} {are} without all results{why}; what is missing is made next")
             self.feed.put(left)
         return len(wave.waiting)
 
@@ -356,42 +343,9 @@ class _Run:
     def _futile(self, waves: int) -> str:
         if self.held:
             return f"a rank group could not start: {self.held}"
-        error = self.lost.error
         return (
             f"Ray lost all of the job's work {waves} times in a row: "
-            f"{reason(error) if error else 'no reason is known'}. The results so far are stored; "
+            f"{self.lost.why or 'no reason is known'}. The results so far are stored; "
             "look for what ended it (memory, a node that left, packages that a node lacks), and "
             "run the same command again to go on"
         )
-
-
-def _consume(dataset: ray.data.Dataset, finished: Finished) -> None:
-    try:
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            finished.put(table)
-        finished.put(None)
-    except BaseException as error:
-        finished.put(error)
-
-
-def _ticks(finished: Finished) -> Iterator[pa.Table | None]:
-    """Finished blocks as they come, and None every `TICK_S` at least."""
-    shown = time.monotonic()
-    while True:
-        left = max(0.0, shown + TICK_S - time.monotonic())
-        try:
-            table = finished.get(timeout=left)
-        except queue.Empty:
-            shown = time.monotonic()
-            yield None
-            continue
-        if table is None:
-            return
-        if isinstance(table, Exception):
-            raise WaveEnded(table)
-        if isinstance(table, BaseException):
-            raise table
-        yield table
-        if time.monotonic() - shown >= TICK_S:
-            shown = time.monotonic()
-            yield None

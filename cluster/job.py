@@ -35,6 +35,10 @@ class CannotRun(Exception):
     """The job cannot run on this cluster; the text says what is missing and the way out."""
 
 
+class WorkLost(CannotRun):
+    """All work at the groups was lost again and again: perhaps by the doing of a row."""
+
+
 @dataclass(frozen=True)
 class Job:
     """All that a run needs.

@@ -7,18 +7,38 @@ of the graph can carry.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import StorageFailed, Unreadable
+from pipeline.errors import NoMemory, StorageFailed, Unreadable
 from pipeline.storage import explain, open_file
 
 BATCH_ROWS = 8192
+BATCH_BYTES = 16 << 20
+"""Tables of rows with large columns, such as thumbnails, have fewer rows: a run holds several."""
+
+
+class Amount(NamedTuple):
+    """How much a file holds: another file in its place mostly holds more or less."""
+
+    rows: int
+    bytes: int
+
+    @classmethod
+    def of(cls, stream: BinaryIO, parquet: pq.ParquetFile) -> Amount:
+        return cls(parquet.metadata.num_rows, stream.seek(0, os.SEEK_END))
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows in {self.bytes} bytes"
+
+
+NOTHING = Amount(0, 0)
 
 
 @dataclass(frozen=True)
@@ -27,10 +47,12 @@ class ManifestFile:
 
     Args:
         partition: the columns that its folders hold, each with the value of all its rows.
+        amount: its rows and bytes when the manifest was checked; None where nobody looked.
     """
 
     uri: str
     partition: Mapping[str, Any] = field(default_factory=dict)
+    amount: Amount | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +70,7 @@ class ManifestFiles:
         return tuple(file.uri for file in self.files)
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The rows of all files, in order, in tables of at most `BATCH_ROWS`.
+        """The rows of all files, in order, in tables of at most `BATCH_ROWS` and `BATCH_BYTES`.
 
         Args:
             columns: only these; those that the manifest lacks are left out.
@@ -62,16 +84,21 @@ class ManifestFiles:
         """The rows of one file. Arguments as `tables` has.
 
         Raises:
-            Unreadable: they cannot be read.
+            Unreadable: they cannot be read, or are those of another file: what is known of rows by
+                their numbers does not hold for it.
         """
         try:
             yield from self._tables_of(file, columns)
+        except Unreadable:
+            raise
         except StorageFailed as error:
             why = explain(error, file.uri).text
             raise Unreadable(
                 f"manifest {file.uri}: its rows cannot be read: {why}. Run again; what is done "
                 "stays done"
             ) from error
+        except MemoryError as error:
+            raise NoMemory(f"manifest {file.uri}", error) from error
         except Exception as error:  # each storage has its own kinds of failure
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
             raise Unreadable(
@@ -83,9 +110,16 @@ class ManifestFiles:
         fields = [f for f in self.schema if columns is None or f.name in columns]
         with open_file(file.uri) as stream:
             parquet = pq.ParquetFile(stream)
+            if file.amount and (now := Amount.of(stream, parquet)) != file.amount:
+                raise Unreadable(
+                    f"manifest {file.uri}: has changed since it was checked: {file.amount} then, "
+                    f"{now} now. Leave a manifest as it is while a run reads it; run again: what "
+                    "is done stays done"
+                )
             stored = set(parquet.schema_arrow.names)
             wanted = [f.name for f in fields if f.name in stored]
-            for batch in parquet.iter_batches(BATCH_ROWS, columns=wanted):
+            rows = _rows_at_once(parquet.metadata, wanted)
+            for batch in parquet.iter_batches(rows, columns=wanted):
                 arrays = [
                     convert(batch[f.name], f.type)
                     if f.name in stored
@@ -93,6 +127,21 @@ class ManifestFiles:
                     for f in fields
                 ]
                 yield pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _rows_at_once(metadata: pq.FileMetaData, columns: Sequence[str]) -> int:
+    """How many rows a table has, by the size that the file says its columns have."""
+    most = 0.0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        parts = [group.column(column) for column in range(group.num_columns)]
+        size = sum(
+            part.total_uncompressed_size
+            for part in parts
+            if part.path_in_schema.partition(".")[0] in columns
+        )
+        most = max(most, size / max(1, group.num_rows))
+    return int(min(BATCH_ROWS, max(1, BATCH_BYTES // max(1.0, most))))
 
 
 def _repeated(value: Any, kind: pa.DataType, count: int) -> pa.Array:

@@ -6,7 +6,11 @@ Importing this module must come before `import ray`.
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.redaction import redacted
 
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 # A thread of Ray Data that outlives the connection would connect again, to any cluster it finds.
@@ -31,3 +35,30 @@ def held_back() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(real, 2)
             os.close(real)
+
+
+@contextmanager
+def into_a_file() -> Iterator[None]:
+    """Keeps what Ray pushes to its driver out of the terminal, in `retake-PID.log` of its logs.
+
+    It tells of each worker that dies and each task that it runs again. A run says itself, in its
+    notes and results, what came of that.
+    """
+    from ray._private import worker
+
+    as_it_was = worker.print_to_stdstream
+    worker.print_to_stdstream = _keep
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = as_it_was
+
+
+def _keep(data: dict[str, Any], ignore_prefix: bool = False) -> None:
+    from ray._private import worker
+
+    with suppress(OSError, AttributeError):  # Ray has just ended, or its disk is full
+        folder = worker._global_node.get_logs_dir_path()
+        with open(f"{folder}/retake-{os.getpid()}.log", "a") as file:
+            for line in data["lines"]:
+                file.write(f"{datetime.now(UTC).isoformat()} {redacted(line)}\n")

@@ -28,12 +28,14 @@ Blocks = Callable[[], Iterator[pa.Table]]
 def run_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `retake run` work here until the test ends."""
     from cluster import dataflow
+    from cluster.driver import placing
     from cluster.stages import group
 
     monkeypatch.setattr(dataflow, "connected", lambda *of: nullcontext(placed(*of)))
     monkeypatch.setattr(dataflow, "preflight", lambda _: [])
     monkeypatch.setattr(dataflow, "configure", lambda _: None)
-    monkeypatch.setattr(dataflow, "placed", lambda job, amount, *_: placed(job, amount))
+    monkeypatch.setattr(placing, "alive_nodes", list)
+    monkeypatch.setattr(placing, "placed_on", lambda job, _, amount, *__: placed(job, amount))
     monkeypatch.setattr(dataflow, "alive_nodes", list)
     monkeypatch.setattr(dataflow, "Control", Control)
     monkeypatch.setattr("ray.data.from_arrow", from_arrow)

@@ -18,7 +18,7 @@ from cluster.pending.scan import scan_manifest
 from cluster.results.newest import database, newest_rows
 from cluster.results.schema import SCHEMA, to_parquet
 from cluster.selection.entries import Selection
-from cluster.stages.blocks import VideoWork, rebuilt, work_of
+from cluster.stages.blocks import VideoWork, work_of
 from pipeline.records import EditResult, VideoSpec, arrow_schema
 from pipeline.storage import Folder
 
@@ -67,11 +67,8 @@ def work_of_row(job: Job, row: Mapping[str, Any], **how: Any) -> VideoWork | Non
 
 
 def work_table(job: Job, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """The block of work of these rows, in which what was refused stands, too."""
-    table = table_of(rows)
-    works = [work_of_row(job, row) for row in table.to_pylist()]
-    places = [place for place, work in enumerate(works) if work]
-    return rebuilt(table, [work for work in works if work], places)
+    """The block of work of these rows: what was refused is not in it."""
+    return pa.concat_tables([checked.work for checked in pending_of(job, rows)])
 
 
 def done_edits(output: Folder) -> set[tuple[str, str, str]]:

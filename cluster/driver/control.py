@@ -8,13 +8,14 @@ again when it dies, and is never waited for without a deadline.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cluster import quiet  # noqa: F401 - before Ray, which reads it when it is imported
@@ -28,6 +29,8 @@ ANSWER_S = 10.0
 ALIVE_S = 5.0
 """An owner says so often that it is there."""
 PAUSE_S = 1.0
+READY = " ready"
+"""How the events end that say that a group of a stage has loaded."""
 
 Word = Literal["go", "wait", "leave"]
 """What the driver has the stages do with their next rows."""
@@ -58,46 +61,57 @@ class State:
 
     Args:
         born: names this life of the actor, whose counts begin at 0.
+        wave: whose owners these are.
         now: its clock.
     """
 
     born: str = ""
+    wave: int = 0
     events: Mapping[str, int] = field(default_factory=dict)
     owners: Mapping[str, Owner] = field(default_factory=dict)
     now: float = 0.0
 
 
 class ControlActor:
-    """Holds what both sides have last sent; results do not depend on it."""
+    """Holds what both sides have last sent; results do not depend on it.
+
+    Owners of a wave that ended may live on for a while: what they say of themselves is of that
+    wave, and changes nothing in a later one.
+    """
 
     def __init__(self) -> None:
         self.born = uuid.uuid4().hex
         self.events: Counter[str] = Counter()
         self.owners: dict[str, Owner] = {}
         self.word: Word = "go"
+        self.wave = 0
         self._now, self._looked = 0.0, time.monotonic()
 
-    def add(self, event: str, times: int) -> None:
-        self.events[event] += times
+    def add(self, wave: int, event: str, times: int) -> None:
+        if self._is_now(wave) or not event.endswith(READY):
+            self.events[event] += times
 
-    def here(self, owner: str, stage: str, node: str, pid: int, broken: str) -> None:
-        self.owners[owner] = Owner(stage, node, pid, self._clock(), broken)
+    def here(self, wave: int, owner: str, stage: str, node: str, pid: int, broken: str) -> None:
+        if self._is_now(wave):
+            self.owners[owner] = Owner(stage, node, pid, self._clock(), broken)
 
-    def say(self, word: Word) -> None:
-        self.word = word
+    def say(self, wave: int, word: Word) -> None:
+        if self._is_now(wave):
+            self.word = word
 
-    def heard(self) -> Word:
-        return self.word
-
-    def begin(self) -> None:
-        """Forget the owners of the wave before, and that their groups were ready."""
-        self.owners.clear()
-        for event in list(self.events):
-            if event.endswith(" ready"):
-                del self.events[event]
+    def heard(self, wave: int) -> Word:
+        return self.word if self._is_now(wave) else "leave"
 
     def state(self) -> State:
-        return State(self.born, dict(self.events), dict(self.owners), self._clock())
+        return State(self.born, self.wave, dict(self.events), dict(self.owners), self._clock())
+
+    def _is_now(self, wave: int) -> bool:
+        """Whether a wave is the one that runs; the first word of a later one begins it."""
+        if wave > self.wave:
+            self.wave, self.word = wave, "go"
+            self.owners.clear()
+            self.events = Counter(without_ready(self.events))
+        return wave == self.wave
 
     def _clock(self) -> float:
         """Seconds in which this actor was at work: while it was stopped it heard nobody."""
@@ -107,18 +121,24 @@ class ControlActor:
         return self._now
 
 
+def without_ready(events: Mapping[str, int]) -> dict[str, int]:
+    """The counts but for those of groups that are ready, which are of one wave."""
+    return {event: times for event, times in events.items() if not event.endswith(READY)}
+
+
 class DriverReport:
     """A `cluster.stages.group.Report` to the driver. It is made in the driver, and sent to stages.
 
     Args:
         actor: the `ControlActor`.
+        wave: the number of the wave whose stages these are.
     """
 
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
+    def __init__(self, actor: Any, wave: int) -> None:
+        self.actor, self.wave = actor, wave
 
     def happened(self, event: Event, times: int = 1) -> None:
-        self.actor.add.remote(event, times)
+        self.actor.add.remote(self.wave, event, times)
 
     def broken(self, reason: str) -> None:
         self._reason = reason
@@ -134,25 +154,31 @@ class DriverReport:
         return word != "leave"
 
     def attend(self, stage: str) -> None:
-        """Say from now on, in a thread, that this process is there."""
+        """Say from now on, in a thread, that this process is there; and end with Ray's node.
+
+        Ray ends the workers of a node that died itself, but for those that are about to end when
+        it dies: these would wait for work that nobody takes any more.
+        """
         context = ray.get_runtime_context()
         self._stage, self._reason = stage, ""
         self._me = (context.get_actor_id() or "", context.get_node_id())
-        threading.Thread(target=self._attend, daemon=True).start()
+        threading.Thread(target=self._attend, args=(os.getppid(),), daemon=True).start()
 
-    def _attend(self) -> None:
+    def _attend(self, node_process: int) -> None:
         while True:
             with suppress(Exception):  # the driver is gone, or about to be
                 self._here()
             time.sleep(ALIVE_S)
+            if os.getppid() != node_process:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _here(self) -> None:
         owner, node = self._me
-        self.actor.here.remote(owner, self._stage, node, os.getpid(), self._reason)
+        self.actor.here.remote(self.wave, owner, self._stage, node, os.getpid(), self._reason)
 
     def _word(self) -> Word:
         try:
-            return ray.get(self.actor.heard.remote(), timeout=ANSWER_S)
+            return ray.get(self.actor.heard.remote(self.wave), timeout=ANSWER_S)
         except ray.exceptions.RayError:
             return "go"
 
@@ -164,25 +190,32 @@ class Control:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
         self.actor = ray.remote(**options)(ControlActor).remote()
-        self.report = DriverReport(self.actor)
+        self._wave = 0
         self._asked: Any = None
         self._state = State()
         self._before: Counter[str] = Counter()
         self._word: Word = "go"
         self._word_at = 0.0
 
+    @property
+    def report(self) -> DriverReport:
+        """What the stages of this wave get."""
+        return DriverReport(self.actor, self._wave)
+
     def begin(self) -> None:
         """A new wave: rows may start."""
-        self.actor.begin.remote()
-        self._asked = None  # its answer would name the owners of the wave before
-        self._state = State(self._state.born, self._state.events)
+        self._wave += 1
+        self._before = Counter(without_ready(self._before))
+        self._state = State(self._state.born, self._wave, without_ready(self._state.events))
+        self._word_at = 0.0
         self.say("go")
 
     def say(self, word: Word) -> None:
         """Have the stages do this; sent again as long as it holds, since the actor may die."""
         now = time.monotonic()
         if word != self._word or now - self._word_at >= PAUSE_S:
-            self.actor.say.remote(word)
+            with suppress(ray.exceptions.RayError):
+                self.actor.say.remote(self._wave, word)
             self._word_at = now
         self._word = word
 
@@ -201,10 +234,11 @@ class Control:
         return self._known()
 
     def _learn(self, state: State) -> None:
+        if state.wave < self._wave:  # asked before this wave, or in a new life of the actor
+            state = replace(state, wave=self._wave, owners={}, events=without_ready(state.events))
         if self._state.born not in ("", state.born):
             self._before.update(self._state.events)
         self._state = state
 
     def _known(self) -> State:
-        events = self._before + Counter(self._state.events)
-        return State(self._state.born, events, self._state.owners, self._state.now)
+        return replace(self._state, events=self._before + Counter(self._state.events))

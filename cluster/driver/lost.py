@@ -9,19 +9,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 import pyarrow as pa
 
 from cluster.connection import reason
+from cluster.output.attempts import Attempts
 from cluster.results.schema import SCHEMA
-from cluster.stages.blocks import rebuilt, work_of
+from cluster.stages.blocks import rebuilt, result_of, work_of
 from pipeline.errors import ErrorCode
 from pipeline.records import EditResult
 
 LOSSES = 5
 """A row that was lost so often is given up, and never before its tries are used up. An owner that
 lives answers for its rows itself, and counts their tries: this is for what no owner sees."""
+FUTILE_WAVES = 3
+"""So many waves in a row that brought nothing end the job."""
 LOGGER = "ray.data._internal.execution.streaming_executor_state"
 """Ray Data has no other way to learn of a block that `max_errored_blocks` let pass."""
 
@@ -29,21 +31,28 @@ LOGGER = "ray.data._internal.execution.streaming_executor_state"
 class LostBlocks(logging.Handler):
     """Counts them, and keeps the last reason.
 
+    No error itself is kept: its traceback holds Ray Data's actors, which live on with what they
+    reserve as long as this process can reach them.
+
     Attributes:
         count: of this run.
-        error: the last one; None where there was none.
+        why: the last reason; empty where there was none.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.count = 0
-        self.error: Exception | None = None
+        self.why = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, Exception):
-            self.count += 1
-            self.error = error
+            self.add(error)
+
+    def add(self, error: Exception) -> None:
+        """Something was lost by it."""
+        self.count += 1
+        self.why = reason(error)
 
 
 @contextmanager
@@ -62,6 +71,34 @@ def lost_blocks() -> Iterator[LostBlocks]:
         logger.propagate = before[1]
 
 
+class Futile:
+    """Counts the waves in a row that brought nothing: no result, and no try that counts.
+
+    A row that ends its owner each time is quarantined once its tries are used up. Until then waves
+    with it alone have no result, and are not for nothing.
+
+    Args:
+        attempts: of the run.
+    """
+
+    def __init__(self, attempts: Attempts) -> None:
+        self.attempts = attempts
+        self.waves = 0
+        self._tries = 0
+
+    def one_too_many(self, fruitful: bool) -> bool:
+        """Note a wave, and whether it had results.
+
+        Returns:
+            Whether the job is to end.
+        """
+        before = self._tries
+        if not fruitful:
+            self._tries = self.attempts.alone()
+        self.waves = 0 if fruitful or self._tries > before else self.waves + 1
+        return self.waves >= FUTILE_WAVES
+
+
 def given_up(rows: pa.Table, run: str, lost: LostBlocks, times: int) -> pa.Table:
     """The results of rows that went down with their process or node each time.
 
@@ -70,26 +107,14 @@ def given_up(rows: pa.Table, run: str, lost: LostBlocks, times: int) -> pa.Table
         run: names the run in the results.
         times: how often they were lost.
     """
-    why = reason(lost.error) if lost.error else "nobody knows why"
-    error = f"lost {times} times with the process or node at work on it; the last time: {why}"
+    why = lost.why or "nobody knows why"
+    error = (
+        f"lost {times} times with the process or node at work on it; the last time: {why}. See "
+        "that its node has memory to spare; --retry-quarantined tries it again"
+    )
+    known = EditResult(error_code=ErrorCode.RANK_DIED, error=error, attempts=times)
     results, origins = [], []
     for origin, video in enumerate(work_of(rows)):
-        for edit in video.edits:
-            results.append(
-                EditResult(
-                    video_id=video.video_id,
-                    edit_id=edit.edit_id,
-                    video=video.video,
-                    prompt=edit.prompt,
-                    source_prompt=video.source_prompt,
-                    status="quarantined",
-                    error_code=ErrorCode.RANK_DIED,
-                    error=error,
-                    attempts=times,
-                    fingerprint=edit.fingerprint,
-                    run=run,
-                    finished_at=datetime.now(UTC),
-                )
-            )
-            origins.append(origin)
+        results += [result_of(video, edit, known, run) for edit in video.edits]
+        origins += [origin] * len(video.edits)
     return rebuilt(rows, results, origins, SCHEMA)

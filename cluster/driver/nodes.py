@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -23,8 +24,34 @@ SETTLED_S = 20.0
 """Nodes come one after the other: more groups are worth a new wave when no other came so long."""
 BETWEEN_S = 180.0
 """Waves that end for new nodes lie so far apart: groups load anew for each."""
+AGAIN_S = 900.0
+"""A node whose groups broke is tried again so long after, and twice as long after each next time:
+what it lacked may be there, but each try costs all groups a new start."""
 SILENT_S = 120.0
 """An owner that says nothing for so long is stopped, or its node is."""
+
+
+@dataclass
+class LeftOut:
+    """The nodes that get no group for a while, since groups on them could not start."""
+
+    clock: Callable[[], float] = time.monotonic
+    _times: Counter[str] = field(default_factory=Counter)
+    _until: dict[str, float] = field(default_factory=dict)
+
+    def add(self, nodes: Collection[str]) -> None:
+        """Leave nodes out, each for twice as long as the time before."""
+        for node in set(nodes) - self.now():
+            self._until[node] = self.clock() + AGAIN_S * 2 ** self._times[node]
+            self._times[node] += 1
+
+    def now(self) -> frozenset[str]:
+        """The ids of those that are left out now."""
+        return frozenset(node for node, until in self._until.items() if self.clock() < until)
+
+    def forget(self) -> None:
+        """Have all of them back, as where the others have no room for the job."""
+        self._until.clear()
 
 
 @dataclass
@@ -34,12 +61,14 @@ class Growth:
     Args:
         before: the nodes as they were free when the wave began.
         look: the nodes as they are now.
+        left_out: those that a new wave would not use.
     """
 
     job: Job
     placement: Placement
     before: Sequence[Node]
     look: Callable[[], Sequence[Node]] = alive_nodes
+    left_out: LeftOut = field(default_factory=LeftOut)
     began: float = field(default_factory=time.monotonic)
     asked: float = field(default_factory=time.monotonic)
     since: float | None = None
@@ -61,8 +90,9 @@ class Growth:
 
     def _would_have(self) -> list[Node]:
         """The nodes, with what this run itself reserves counted as free."""
-        before = {node.id: node for node in self.before}
-        return [_freest(node, before.get(node.id, node)) for node in self.look()]
+        before, out = {node.id: node for node in self.before}, self.left_out.now()
+        there = [node for node in self.look() if node.id not in out]
+        return [_freest(node, before.get(node.id, node)) for node in there]
 
 
 def _freest(now: Node, before: Node) -> Node:
@@ -79,9 +109,7 @@ def working(placement: Placement) -> int:
 def end_silent(
     owners: Iterable[Owner], now: float, ended: Collection[tuple[str, int]] = ()
 ) -> list[tuple[str, int]]:
-    """Kill the owners' processes that are stopped, each on its node; their rows come back missing.
-
-    Nothing is waited for: a node that is stopped itself will be found dead by Ray.
+    """Kill the owners' processes that are stopped; their rows come back missing.
 
     Args:
         now: in the time of `Owner.seen`.
@@ -94,11 +122,19 @@ def end_silent(
     silent = [
         one for one in owners if now - one.seen >= SILENT_S and (one.node, one.pid) not in ended
     ]
-    for one in silent:
+    end(silent)
+    return [(one.node, one.pid) for one in silent]
+
+
+def end(owners: Iterable[Owner]) -> None:
+    """Kill the owners' processes, each on its node.
+
+    Nothing is waited for: a node that is stopped itself will be found dead by Ray.
+    """
+    for one in owners:
         with suppress(Exception):  # its node may be gone
             there = NodeAffinitySchedulingStrategy(one.node, soft=False)
             kill.options(scheduling_strategy=there).remote(one.pid)
-    return [(one.node, one.pid) for one in silent]
 
 
 @ray.remote(num_cpus=0, max_retries=0)

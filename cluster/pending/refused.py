@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
-from cluster.stages.blocks import EditWork, VideoWork
+from cluster.stages.blocks import EditWork, VideoWork, result_of
 from pipeline.records import EditResult
 
 
@@ -13,21 +11,8 @@ def results_of_refused(video: VideoWork, run: str) -> list[EditResult]:
     edits = video.edits if video.error_code else [edit for edit in video.edits if not edit.pending]
     if video.error_code and not edits:
         edits = (EditWork(),)
-    return [_result(video, edit, run) for edit in edits]
-
-
-def _result(video: VideoWork, edit: EditWork, run: str) -> EditResult:
-    failure = edit if edit.error_code else video
-    return EditResult(
-        video_id=video.video_id,
-        edit_id=edit.edit_id,
-        video=video.video,
-        prompt=edit.prompt,
-        source_prompt=video.source_prompt,
-        status="failed",
-        error_code=failure.error_code,
-        error=failure.error,
-        fingerprint=edit.fingerprint,
-        run=run,
-        finished_at=datetime.now(UTC),
-    )
+    causes = [edit if edit.error_code else video for edit in edits]
+    return [
+        result_of(video, edit, EditResult(error_code=cause.error_code, error=cause.error), run)
+        for edit, cause in zip(edits, causes, strict=True)
+    ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from cluster.rows import default_id_of
 from cluster.selection.entries import Selection
 from cluster.selection.survey import Survey, survey
 from cluster.stages.blocks import VideoWork, manifest_rows, rebuilt
+from pipeline.errors import RowError
 from pipeline.records import EditResult
 
 FIRST_ROWS = 32
@@ -126,7 +128,7 @@ class PendingRows:
             for table, looks in self.looks():
                 works = [look.work for look in looks if look.work]
                 origins = [look.origin for look in looks if look.work]
-                missing = pool.map(videos.error_of, works)
+                missing = _errors_of(videos, works, pool)
                 works = [
                     replace(work, error_code=error.code, error=error.message) if error else work
                     for work, error in zip(works, missing, strict=True)
@@ -207,3 +209,19 @@ class PendingRows:
             refused += results
             of_refused += [origin] * len(results)
         return Checked(rebuilt(table, good, of_good), rebuilt(table, refused, of_refused, SCHEMA))
+
+
+def _errors_of(
+    videos: MissingVideos, works: Iterable[VideoWork], pool: ThreadPoolExecutor
+) -> Iterator[RowError | None]:
+    """What is wrong with each video, in order.
+
+    Few are looked for ahead: a process that is to end waits for those that it has asked for.
+    """
+    ahead: deque[Future[RowError | None]] = deque()
+    for work in works:
+        ahead.append(pool.submit(videos.error_of, work))
+        if len(ahead) == 2 * LOOK_AT_ONCE:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()

@@ -59,6 +59,8 @@ SILENT = (
     "on that node (/tmp/ray/session_latest/logs), or take it out of the cluster"
 )
 
+LEFT = "left the cluster while it was asked whether it can work: it gets no groups"
+
 Missed = Callable[[AskedNode], str | None]
 """What is wrong with the file that a node has written, as this machine sees it."""
 
@@ -86,13 +88,16 @@ def preflight(job: Job) -> list[str]:
     with _output_file(job, nodes) as (files, missed):
         requests = _requests(job, nodes, files, on_gpus=on_gpus)
         answers = _ask(nodes, requests, list(here.installed["packages"]))
+        there = set(_nodes())
+        gone, nodes = [n for n in nodes if n not in there], [n for n in nodes if n in there]
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             seen = pool.map(lambda node: _and_seen_here(answers[node], node, missed), nodes)
             answers = dict(zip(nodes, seen, strict=True))
     problems = {n: problems_of(answers[n], here, requests[n]) for n in nodes}
     if stopped := {node: found for node, found in problems.items() if found}:
         raise CannotRun(message(stopped, len(nodes)))
-    return grouped({node: warnings_of(answers[node], here) for node in nodes})
+    warnings = grouped({node: warnings_of(answers[node], here) for node in nodes})
+    return [*warnings, *(f"node {node.host} ({node.address}) {LEFT}" for node in gone)]
 
 
 def _nodes() -> list[AskedNode]:

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import threading
 import time
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,8 +36,12 @@ from cluster.ranks.messages import (
     split_number,
     to_line,
 )
+from pipeline.redaction import log_error, safe_end_of
 
-LOG_TAIL_BYTES = 2000
+LOG_TAIL = 2000
+"""Characters of a log that a message has at most."""
+LOG_READ = 1 << 16
+"""Bytes that they are taken from."""
 AGREE_S = 30.0
 """When one rank answers with an error the others may be without progress for so long."""
 CLOSE_S = 5.0
@@ -63,10 +66,12 @@ class Rank:
     at_work: Sequence[int] = ()
 
     def last_log_lines(self) -> str:
-        """The end of what the rank printed, for an error message."""
+        """The end of what the rank printed, for an error message; without secrets."""
         self.log.seek(0, os.SEEK_END)
-        self.log.seek(max(0, self.log.tell() - LOG_TAIL_BYTES))
-        return self.log.read().decode(errors="replace").strip()
+        start = max(0, self.log.tell() - LOG_READ)
+        self.log.seek(start)
+        text = self.log.read().decode(errors="replace")
+        return safe_end_of(text, LOG_TAIL, whole=start == 0)
 
 
 @dataclass
@@ -314,7 +319,7 @@ class Conversation:
         try:
             self._end_ranks()
         except Exception as problem:  # whatever it is, somebody waits
-            traceback.print_exception(problem)
+            log_error(problem)
         if over is not None:
             over.waiting.made = over.made
             over.waiting.done.set()
@@ -324,18 +329,23 @@ class Conversation:
             waiting.done.set()
 
     def _end_ranks(self) -> None:
-        for rank in self.ranks:
-            rank.channel.close()  # a rank that still runs its reading thread ends itself
-        until = time.monotonic() + CLOSE_S
-        for rank in self.ranks:
-            if _waited(rank, until - time.monotonic()) is None:
-                rank.process.kill()
-        until = time.monotonic() + KILL_S
-        for rank in self.ranks:
-            _waited(rank, until - time.monotonic())
-            rank.log.close()
+        end(self.ranks)
         self._woken.close()
         self._waker.close()
+
+
+def end(ranks: Sequence[Rank]) -> None:
+    """End processes and wait until they are gone."""
+    for rank in ranks:
+        rank.channel.close()  # a rank that still runs its reading thread ends itself
+    until = time.monotonic() + CLOSE_S
+    for rank in ranks:
+        if _waited(rank, until - time.monotonic()) is None:
+            rank.process.kill()
+    until = time.monotonic() + KILL_S
+    for rank in ranks:
+        _waited(rank, until - time.monotonic())
+        rank.log.close()
 
 
 def _waited(rank: Rank, seconds: float) -> int | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -36,6 +35,7 @@ from pipeline.model.prompts import PromptStore
 from pipeline.model.text_encoder import RecentEmbeddings
 from pipeline.plan import highest_stored
 from pipeline.records import VideoSpec, derived_seed
+from pipeline.redaction import log_error
 from pipeline.settings import EditingSettings, Inversion
 from pipeline.storage import Folder
 from pipeline.timing import OnProgress, unheard
@@ -190,7 +190,7 @@ class RankEditor:
 
     def give_up(self, error: Exception) -> str:
         """Go on without what raised this: its text. The process' log tells it in full."""
-        traceback.print_exception(error)
+        log_error(error)
         self.broken = self.broken or breaks_the_process(error)
         return error.message if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
 

@@ -8,6 +8,7 @@ import traceback
 from cluster.ranks.messages import Answer
 from pipeline.errors import ErrorCode, RowError, StorageFailed
 from pipeline.model.memory import is_out_of_memory
+from pipeline.redaction import log_error
 from pipeline.storage.trouble import is_of_storage
 
 ACCELERATOR = ("CUDA", "cuDNN", "CUBLAS", "NCCL")
@@ -53,7 +54,7 @@ def failure(error: Exception, *, together: bool = True) -> Answer:
 
 def as_row_error(error: Exception) -> RowError:
     """Any other exception as the error of a row, with the place where it was raised."""
-    traceback.print_exception(error)
+    log_error(error)
     if isinstance(error, StorageFailed):
         return RowError(error.trouble.code, str(error))
     where = traceback.extract_tb(error.__traceback__)[-1]

@@ -6,7 +6,6 @@ metric, which is null with its reason, and never the inversion.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from pipeline.quality.certificate import (
     way_down,
 )
 from pipeline.records import InversionResult, Timings, VideoSpec
+from pipeline.redaction import log_error
 from pipeline.storage import Folder
 from pipeline.timing import Timer
 from pipeline.trajectories.index import (
@@ -223,7 +223,7 @@ def _commit_again(rank: RankEditor, index: TrajectoryIndex) -> None:
         if there is not None and [shard.file for shard in there.shards] == files:
             commit(folder, index)
     except Exception as error:
-        traceback.print_exception(error)
+        log_error(error)
 
 
 def _facts(rank: RankEditor, clip: Clip) -> dict[str, Any]:

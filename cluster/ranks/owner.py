@@ -20,9 +20,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import IO
 
-from cluster.ranks.conversation import Conversation, Rank
+from cluster.ranks.conversation import Conversation, Rank, end
 from cluster.ranks.failures import RankGroupFailed
 from cluster.ranks.messages import Answer, Request, Start
 
@@ -110,16 +111,22 @@ class RankGroup:
         # The file has no name, so that none is left behind whoever dies when; ranks open it through
         # the descriptor that they inherit. Its name would have to outlive the start: NCCL opens it
         # again when a pair of ranks first exchanges.
-        with tempfile.TemporaryFile() as rendezvous:
-            try:
+        try:
+            with tempfile.TemporaryFile() as rendezvous:
                 for rank in range(self.ranks):
                     ranks.append(self._spawn(rank, rendezvous.fileno()))
-            except OSError as error:  # no memory for a process, or too many of them
-                raise RankGroupFailed(f"a rank could not be started: {error}") from error
-            finally:
-                self._conversation = Conversation(ranks, self.stall_deadline_s)
-                if len(ranks) < self.ranks:
-                    self.close()
+            self._conversation = Conversation(ranks, self.stall_deadline_s)
+        except BaseException as error:
+            end(ranks)
+            if isinstance(error, OSError):
+                # No folder for temporary files, no room in it, no memory for a process, or too many
+                # processes or open files.
+                raise RankGroupFailed(
+                    f"a rank could not be started on {socket.gethostname()}: {error}. Look there "
+                    "at the folder for temporary files (TMPDIR), the memory, and the limits of "
+                    "processes and open files (ulimit -u, -n)"
+                ) from error
+            raise
         try:
             self._conversation.ask(self.start_message, self.start_deadline_s)
         except BaseException:
@@ -139,8 +146,17 @@ class RankGroup:
             self._conversation = None
 
     def _spawn(self, rank: int, rendezvous: int) -> Rank:
-        ours, theirs = socket.socketpair()
-        log = tempfile.TemporaryFile()
+        with ExitStack() as opened:
+            ours, theirs = map(opened.enter_context, socket.socketpair())
+            log = opened.enter_context(tempfile.TemporaryFile())
+            process = self._process(rank, rendezvous, theirs, log)
+            theirs.close()
+            opened.pop_all()
+        return Rank(process, ours, log)
+
+    def _process(
+        self, rank: int, rendezvous: int, theirs: socket.socket, log: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
             **self.environment,
@@ -152,16 +168,14 @@ class RankGroup:
             "PYTHONUNBUFFERED": "1",
             CHANNEL: str(theirs.fileno()),
         }
-        with theirs:
-            process = subprocess.Popen(
-                self.command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno(), rendezvous],
-            )
-        return Rank(process, ours, log)
+        return subprocess.Popen(
+            self.command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=[theirs.fileno(), rendezvous],
+        )
 
 
 class _Turns:

@@ -14,7 +14,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -33,6 +32,7 @@ from cluster.ranks.messages import (
 )
 from pipeline.imports import large_imports
 from pipeline.records import from_dict
+from pipeline.redaction import log, log_error, safe_tracebacks
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def prepare(start: Start, channel: Channel) -> Handler:
     from pipeline.settings import EditingSettings
     from pipeline.storage import wait_long
 
-    wait_long(channel.progress)
+    wait_long(_reported_by(channel))
     settings = from_dict(EditingSettings, start.settings)
     if start.work == "prompts":
         with large_imports():
@@ -60,6 +60,20 @@ def prepare(start: Start, channel: Channel) -> Handler:
         checkpoint = start.checkpoint or settings.checkpoint
         return prompt_handler(settings, checkpoint, _device(start.device), channel.progress)
     return _editing_handler(settings, start, channel)
+
+
+def _reported_by(channel: Channel) -> Callable[[str], None]:
+    """What is called before each pause for storage: the log has each trouble once."""
+    last = ""
+
+    def report(text: str) -> None:
+        nonlocal last
+        channel.progress(text)
+        if text != last:
+            last = text
+            log(text)
+
+    return report
 
 
 def serve(prepare: Callable[[Start, Channel], Handler], read: Callable[[bytes], Any]) -> None:
@@ -79,7 +93,7 @@ def serve(prepare: Callable[[Start, Channel], Handler], read: Callable[[bytes], 
     try:
         handle.update(prepare(from_dict(Start, json.loads(start)), channel))
     except Exception as error:
-        traceback.print_exc()
+        log_error(error)
         channel.answer(number, Answer(refusal=f"{type(error).__name__}: {error}"))
         sys.exit(1)
     channel.answer(number, Answer(result=os.getpid()))
@@ -98,7 +112,7 @@ def serve(prepare: Callable[[Start, Channel], Handler], read: Callable[[bytes], 
         answer = replace(answer, seconds=time.perf_counter() - began)
         # One thread answers, in order: where this answer ends the group, that of the request
         # before, whose edits may still be written, is not lost.
-        later.submit(_answer, channel, number, answer, beside(), broken)
+        later.submit(_answer_or_end, channel, number, answer, beside(), broken)
         # Outside of the `except`, whose traceback holds tensors.
         if (answer.error_code and several_ranks()) or answer.needs_restart or broken():
             channel.wait_to_go_on(number)
@@ -120,6 +134,19 @@ def _take(
     except Exception as error:
         request = error
     requests.put((number, request))
+
+
+def _answer_or_end(channel: Channel, number: int, *answer: Any) -> None:
+    """Answer a request, as `_answer` does; a process that cannot do so ends.
+
+    What is raised in a pool is seen by nobody: the owner would wait for the answer until it takes
+    the group for stalled.
+    """
+    try:
+        _answer(channel, number, *answer)
+    except BaseException as error:
+        log_error(error)
+        os._exit(1)
 
 
 def _answer(
@@ -203,4 +230,5 @@ def _device(kind: str) -> torch.device:
 
 
 if __name__ == "__main__":
+    safe_tracebacks()
     serve(prepare, parse_request)

@@ -7,6 +7,7 @@ that brings the node down would take the others along once more, and nobody coul
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
@@ -20,7 +21,8 @@ POLL_S = 0.5
 def alone_on_the_node(job: str, wait: Callable[[float], None]) -> Iterator[None]:
     """Wait until no other process of this node is in here for the same job, and hold it.
 
-    What is held has no file: the system takes it back however the process ends.
+    What is held has no file: the system takes it back however the process ends. A system that has
+    no such names (Linux has) holds nobody back.
 
     Args:
         job: tells jobs apart.
@@ -32,6 +34,10 @@ def alone_on_the_node(job: str, wait: Callable[[float], None]) -> Iterator[None]
             try:
                 held.bind(f"\0retake-{name}")
                 break
-            except OSError:
+            except OSError as error:
+                if (
+                    error.errno != errno.EADDRINUSE
+                ):  # no such names on this system: none to wait for
+                    break
                 wait(POLL_S)
         yield

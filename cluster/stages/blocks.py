@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +18,14 @@ import pyarrow as pa
 from cluster.ranks.messages import Answer
 from cluster.results.schema import SCHEMA, plain_rows
 from pipeline.errors import ErrorCode
-from pipeline.records import EditSpec, InversionResult, VideoSpec, arrow_schema, from_dict
+from pipeline.records import (
+    EditResult,
+    EditSpec,
+    InversionResult,
+    VideoSpec,
+    arrow_schema,
+    from_dict,
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ class VideoWork(VideoSpec):
         return VideoSpec(**values | {"edits": tuple(e.spec() for e in self.edits if e.pending)})
 
 
+QUARANTINED = (ErrorCode.RANK_DIED, ErrorCode.DEADLINE)
 WORK = arrow_schema(VideoWork)
 RESERVED = frozenset(SCHEMA.names) | frozenset(WORK.names) - {f.name for f in fields(VideoSpec)}
 """Names that a passthrough column may not have, since the results or the blocks have them."""
@@ -122,6 +131,29 @@ def rebuilt(
     for name in others.column_names:
         out = out.append_column(others.schema.field(name), others[name])
     return out
+
+
+def result_of(video: VideoWork, edit: EditWork, known: EditResult, run: str) -> EditResult:
+    """The result row of an edit.
+
+    Args:
+        known: what came of it, or what went wrong.
+        run: names the run.
+    """
+    return replace(
+        known,
+        **{name: getattr(video, name) for name in ("video_id", "video", "source_prompt")},
+        **{name: getattr(edit, name) for name in ("edit_id", "prompt", "fingerprint")},
+        status=_status(known.error_code),
+        run=run,
+        finished_at=datetime.now(UTC),
+    )
+
+
+def _status(code: ErrorCode | None) -> str:
+    if code is None:
+        return "ok"
+    return "quarantined" if code in QUARANTINED else "failed"
 
 
 def manifest_rows(table: pa.Table) -> list[dict[str, Any]]:

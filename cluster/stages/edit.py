@@ -6,24 +6,20 @@ the edits of a unit, whose video another stage inverted. The results are the sam
 
 from __future__ import annotations
 
-import traceback
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from cluster.ranks.messages import Answer, EditVideo
 from cluster.results.schema import SCHEMA
-from cluster.stages.blocks import EditWork, VideoWork, rebuilt, work_of
+from cluster.stages.blocks import EditWork, VideoWork, rebuilt, result_of, work_of
 from cluster.stages.group import GivenBack, GroupStage
 from cluster.stages.invert import inversion_of
-from pipeline.errors import ErrorCode
-from pipeline.records import EditResult, Timings, from_dict
+from pipeline.records import EditResult, from_dict
+from pipeline.redaction import log_error
 from pipeline.storage import Folder
-
-QUARANTINED = (ErrorCode.RANK_DIED, ErrorCode.DEADLINE)
 
 
 class EditStage(GroupStage):
@@ -43,7 +39,7 @@ class EditStage(GroupStage):
             with suppress(GivenBack):  # what was made so far has its results
                 if self.inverts and video.pending:
                     video = self._inverted(video, *self.ask(inversion_of(video)))
-                made += self._refused(video)
+                made += self._failed(video) if video.error_code else []
                 for unit in self._units(video):
                     assert unit.inversion_result is not None
                     answer, tries = self.ask(EditVideo(unit.spec(), unit.inversion_result))
@@ -56,15 +52,14 @@ class EditStage(GroupStage):
     def _inverted(self, video: VideoWork, answer: Answer, tries: int) -> VideoWork:
         if not answer.error_code:
             self.report.happened("video inverted")
-        pending = sum(edit.pending for edit in video.edits)
-        return replace(video.inverted(answer, tries), pending_edits=pending)
+        return replace(video.inverted(answer, tries), pending_edits=len(video.edits))
 
     def _units(self, video: VideoWork) -> list[VideoWork]:
-        """A video's pending edits, K at a time."""
+        """A video's edits, K at a time."""
         step = self.job.editing.reconstruction.edits_at_once
-        pending = [edit for edit in video.edits if edit.pending and not video.error_code]
-        parts = [pending[first : first + step] for first in range(0, len(pending), step)]
-        return [replace(video, edits=tuple(part)) for part in parts]
+        edits = () if video.error_code else video.edits
+        parts = [edits[first : first + step] for first in range(0, len(edits), step)]
+        return [replace(video, edits=part) for part in parts]
 
     def _answered(self, unit: VideoWork, answer: Answer, tries: int) -> list[EditResult]:
         """The results of edits that a group was asked for."""
@@ -78,19 +73,10 @@ class EditStage(GroupStage):
             for edit, one in zip(unit.edits, known, strict=True)
         ]
 
-    def _refused(self, video: VideoWork) -> list[EditResult]:
-        """The results of what no group was asked for."""
-        if not video.error_code:
-            edits = [edit for edit in video.edits if not edit.pending]
-        else:
-            edits = list(video.edits) or [EditWork()]
-        failures = [edit if edit.error_code else video for edit in edits]
-        return [
-            self._result(
-                video, edit, EditResult(error_code=failure.error_code, error=failure.error)
-            )
-            for edit, failure in zip(edits, failures, strict=True)
-        ]
+    def _failed(self, video: VideoWork) -> list[EditResult]:
+        """The results of a video that no edit can be made of."""
+        failure = EditResult(error_code=video.error_code, error=video.error)
+        return [self._result(video, edit, failure) for edit in video.edits]
 
     def _forget(self, video: VideoWork, made: list[EditResult]) -> None:
         """Delete a trajectory that is not kept, once all edits of its video are done."""
@@ -106,7 +92,7 @@ class EditStage(GroupStage):
             try:
                 Folder(self.job.editing.output).remove_folder(folder)
             except Exception as error:  # the edits are made: a file that stays costs none of them
-                traceback.print_exception(error)
+                log_error(error)
 
     def _result(
         self, video: VideoWork, edit: EditWork, known: EditResult, own_s: float = 0.0
@@ -119,23 +105,18 @@ class EditStage(GroupStage):
         """
         inversion = video.inversion_result
         gpu_seconds = own_s * self.settings.gpus
-        if video.inversion_seconds and edit.pending:
+        if video.inversion_seconds:
             inverting = self.settings if self.inverts else self.job.cluster.inversion
             gpu_seconds += video.inversion_seconds / video.pending_edits * inverting.gpus
         result = replace(
-            known,
-            **{name: getattr(video, name) for name in ("video_id", "video", "source_prompt")},
-            **{name: getattr(edit, name) for name in ("edit_id", "prompt", "fingerprint")},
-            status=_status(known.error_code),
+            result_of(video, edit, known, self.job.run),
             attempts=video.attempts,
-            run=self.job.run,
             gpu_seconds=gpu_seconds if self.device == "gpu" else 0.0,
-            finished_at=datetime.now(UTC),
         )
         if inversion is None:
             return result
-        share = inversion.timings.shared(video.pending_edits) if edit.pending else Timings()
-        forwards = inversion.forwards / video.pending_edits if edit.pending else 0.0
+        share = inversion.timings.shared(video.pending_edits)
+        forwards = inversion.forwards / video.pending_edits
         return replace(
             result,
             **{
@@ -160,9 +141,3 @@ class ReconstructEdits(EditStage):
 
     name = "reconstruction"
     inverts = False
-
-
-def _status(code: ErrorCode | None) -> str:
-    if code is None:
-        return "ok"
-    return "quarantined" if code in QUARANTINED else "failed"

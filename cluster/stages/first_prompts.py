@@ -21,6 +21,7 @@ from cluster.job import CannotRun, Job
 from cluster.layout.placement import Placement
 from cluster.progress import Event
 from cluster.stages.blocks import VideoWork
+from cluster.stages.group import Report
 from cluster.stages.prompts import EncodePrompts, prompts_of, store_of
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.model.checkpoint import open_checkpoint
@@ -83,11 +84,18 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-def prepare(job: Job, placement: Placement, first: First, on_wait: Callable[[], None]) -> Prepared:
+def prepare(
+    job: Job,
+    placement: Placement,
+    first: First,
+    on_wait: Callable[[], None],
+    report: Report | None = None,
+) -> Prepared:
     """Encode the first prompts on a GPU, where videos take GPUs and prompts have none of their own.
 
     Args:
-        on_wait: called about five times a second.
+        on_wait: called about five times a second; has to end an encoder that is silent.
+        report: hears that the encoder is there.
 
     Raises:
         CannotRun: no node has so much.
@@ -98,7 +106,8 @@ def prepare(job: Job, placement: Placement, first: First, on_wait: Callable[[], 
     job = encoding(job, placement)
     missing = find_missing(job, first)
     if placement.device == "gpu":
-        missing = encode_first(job, missing, (pool.shape, "gpu", placement.threads), on_wait)
+        arguments = (pool.shape, "gpu", placement.threads)
+        missing = encode_first(job, missing, arguments, on_wait, report)
     if missing.all and not missing.prompts:
         return Prepared()  # no encoder is going to load anything
     memory = encoder_memory(job)
@@ -128,16 +137,21 @@ def find_missing(job: Job, first: First) -> Missing:
 
 
 def encode_first(
-    job: Job, missing: Missing, arguments: Sequence[Any], on_wait: Callable[[], None]
+    job: Job,
+    missing: Missing,
+    arguments: Sequence[Any],
+    on_wait: Callable[[], None],
+    report: Report | None = None,
 ) -> Missing:
     """Encode prompts on a GPU, which is free again afterwards.
 
-    A failure leaves the work to the prompts stage: where the checkpoint is the reason it fails too,
-    and says so.
+    A rank that hangs is ended by its owner, the encoder. That one is ended by who hears its report,
+    where it is stopped itself. A failure leaves the work to the prompts stage: where the checkpoint
+    is the reason it fails too, and says so.
 
     Args:
         arguments: those of `EncodePrompts` after the job and the report.
-        on_wait: called about five times a second.
+        on_wait, report: as in `prepare`.
 
     Returns:
         What is missing afterwards.
@@ -145,7 +159,8 @@ def encode_first(
     if not missing.prompts:
         return missing
     before = free_gpus()
-    encoder = ray.remote(num_gpus=1, num_cpus=0)(EncodePrompts).remote(job, Unheard(), *arguments)
+    encode = ray.remote(num_gpus=1, num_cpus=0)(EncodePrompts)
+    encoder = encode.remote(job, Unheard(report), *arguments)
     try:
         if not _done(encoder.__ray_ready__.remote(), on_wait, PLACED_S):
             return replace(missing, why=f"Ray gave none within {PLACED_S:g} s")
@@ -168,12 +183,18 @@ def _wait_for(gpus: float) -> None:
 
 
 class Unheard:
-    """A report that goes nowhere: the prompts stage counts the prompts again, and fails again."""
+    """A report that goes nowhere: the prompts stage counts the prompts again, and fails again.
 
-    def __init__(self) -> None:
-        self.gives_up = False
+    Args:
+        of: hears that the process is there, and nothing else.
+    """
 
-    def attend(self, stage: str) -> None: ...
+    def __init__(self, of: Report | None = None) -> None:
+        self.of, self.gives_up = of, False
+
+    def attend(self, stage: str) -> None:
+        if self.of:
+            self.of.attend(stage)
 
     def happened(self, event: Event, times: int = 1) -> None: ...
 

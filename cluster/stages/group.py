@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -35,6 +34,7 @@ from cluster.stages.alone import alone_on_the_node
 from cluster.stages.environment import rank_environment
 from pipeline.errors import ErrorCode
 from pipeline.model.checkpoint import EDITING_PARTS, PROMPT_PARTS, open_checkpoint
+from pipeline.redaction import log_error
 from pipeline.storage import Folder
 
 START_TRIES = 3
@@ -209,7 +209,7 @@ class GroupStage:
                 fetch_checkpoint(self.job, self.work)
             self.group.ready()
         except (GroupCannotStart, RankGroupFailed) as error:
-            traceback.print_exception(error)
+            log_error(error)
             self.reason = str(error)
             return False
         if not self.worked:

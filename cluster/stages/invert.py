@@ -45,10 +45,9 @@ def inversion_of(video: VideoWork) -> InvertVideo:
 class FanOut:
     """One row for each unit of work: a video with at most K of its edits.
 
-    A failed row, and the edits that were refused one by one, go on as units of their own. Where
-    trajectories are not kept, a video stays one unit: whoever made its last edit deletes it. Every
-    unit has the number of its video's pending edits, of which each bears its share of the
-    inversion.
+    A failed row goes on as one. Where trajectories are not kept, a video stays one unit: whoever
+    made its last edit deletes it. Every unit has the number of its video's pending edits, of which
+    each bears its share of the inversion.
     """
 
     def __init__(self, job: Job) -> None:
@@ -65,12 +64,9 @@ class FanOut:
         return rebuilt(table, units, origins)
 
     def _units(self, video: VideoWork) -> list[VideoWork]:
-        pending = [edit for edit in video.edits if edit.pending]
-        if video.error_code:
-            return [replace(video, pending_edits=len(pending))]
-        refused = [edit for edit in video.edits if not edit.pending]
-        step = max(1, len(pending)) if self.whole else self.edits_at_once
-        parts = [refused, *(pending[i : i + step] for i in range(0, len(pending), step))]
+        count = len(video.edits)
+        step = max(1, count) if self.whole or video.error_code else self.edits_at_once
         return [
-            replace(video, edits=tuple(part), pending_edits=len(pending)) for part in parts if part
+            replace(video, edits=video.edits[first : first + step], pending_edits=count)
+            for first in range(0, count, step)
         ]

@@ -1,6 +1,7 @@
 """Ray for the length of a run: started here, joined, or why not."""
 
 import inspect
+import os
 import re
 import signal
 import socket
@@ -9,13 +10,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray._private import worker
 from ray._private.utils import check_version_info
 
-from cluster import connection
+from cluster import connection, quiet
 from cluster.connection import HEAD_TRIES, connected, reason
 from cluster.driver import sudden_end
 from cluster.job import CannotRun
@@ -282,3 +285,37 @@ def test_a_cluster_whose_nodes_are_all_gone_is_not_told_to_add_some(fake_ray: Fa
     text = complaint()
     for part in ("no node", "raylet", "results so far are stored", "same command again"):
         assert part in text
+
+
+def test_what_ray_pushes_to_its_driver_goes_into_a_file_of_its_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray's own listener reads a message, as of an owner that died."""
+    stopped = threading.Event()
+
+    class Pushed:
+        gcs_error_subscriber = current_job_id = None
+
+        def subscribe(self) -> None: ...
+
+        def binary(self) -> bytes:
+            return b"job"
+
+        def poll(self) -> tuple[None, dict[str, Any]]:
+            stopped.set()
+            return None, {"job_id": b"job", "error_message": "A worker died: https://u:p@h/a"}
+
+        def get_logs_dir_path(self) -> str:
+            return str(tmp_path)
+
+    by_itself = worker.print_to_stdstream
+    pushed = Pushed()
+    pushed.gcs_error_subscriber = pushed.current_job_id = pushed  # type: ignore[assignment]
+    monkeypatch.setattr(worker, "_global_node", pushed)
+    with quiet.into_a_file():
+        worker.listen_error_messages(pushed, stopped)
+    (log,) = tmp_path.iterdir()
+    assert log.name == f"retake-{os.getpid()}.log"
+    assert log.read_text().endswith("A worker died: https://***@h/a\n")
+    assert capsys.readouterr() == ("", "")
+    assert worker.print_to_stdstream is by_itself

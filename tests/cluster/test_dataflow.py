@@ -17,6 +17,7 @@ import pytest
 import ray
 
 from cluster import dataflow
+from cluster.driver import placing
 from cluster.driver import wave as waves
 from cluster.driver.control import Owner, State
 from cluster.driver.graph import rows_at_once
@@ -130,7 +131,7 @@ class FakeControl(Control):
         self.said.append("begin")
 
     def say(self, word: str) -> None:
-        if self.said[-1] != word:
+        if self.said[-1:] != [word]:
             self.said.append(word)
 
     def so_far(self) -> State:
@@ -174,7 +175,8 @@ def run(monkeypatch: pytest.MonkeyPatch, job: Job, graphs: list[pa.Table]) -> Ru
 
     placement = place(job, gpu_nodes(8))
     monkeypatch.setattr(dataflow, "connected", lambda *_: nullcontext(placement))
-    monkeypatch.setattr(dataflow, "placed", lambda *_: placement)
+    monkeypatch.setattr(placing, "placed_on", lambda *_: placement)
+    monkeypatch.setattr(placing, "alive_nodes", list)
     monkeypatch.setattr(dataflow, "alive_nodes", list)
     monkeypatch.setattr(dataflow, "preflight", lambda _: [])
     monkeypatch.setattr(dataflow.first_prompts, "prepare", lambda *_: Prepared())
@@ -360,7 +362,7 @@ def test_rows_that_a_broken_group_holds_are_given_to_the_others(
     monkeypatch.setitem(HAPPENED, "reconstruction ready", 1)
     where: list[Any] = []
     placement = place(job, gpu_nodes(8))
-    monkeypatch.setattr(dataflow, "placed", lambda *of: where.append(of[2]) or placement)
+    monkeypatch.setattr(placing, "placed_on", lambda *of: where.append(of[3]) or placement)
     owners = {"0": owner(), "1": owner(node="bad", broken="no such file")}
     monkeypatch.setattr(FakeControl, "owners", owners)
     hold = threading.Event()
@@ -396,6 +398,44 @@ def test_a_late_report_of_a_group_that_this_layout_does_not_have_ends_nothing(
     hold = threading.Event()
     threading.Timer(0.5, hold.set).start()
     assert run(work(v="a"), Graph([a_block(("a", None, None))], hold=hold)).edited == 1
+
+
+def test_nodes_that_come_cost_no_wave_before_its_first_result(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups may take longer to load than nodes to come."""
+    monkeypatch.setattr(dataflow.Growth, "more", lambda *_: 4)
+    first, second = threading.Event(), threading.Event()
+
+    class Slow(Graph):
+        def iter_batches(self, **_: Any) -> Iterator[pa.Table]:
+            first.wait(1.0)
+            said.extend(FakeControl.said)
+            yield a_block(("a", None, None))
+            second.wait(20)
+
+    said: list[str] = []
+
+    def say(self: Any, word: str) -> None:
+        self.said.append(word)
+        second.set() if word == "leave" else None
+
+    monkeypatch.setattr(FakeControl, "say", say)
+    assert run(work(v="ab"), Slow([]), Graph([a_block(("b", None, None))])).edited == 2
+    assert "leave" not in said
+    assert "leave" in FakeControl.said
+
+
+def test_a_wave_whose_groups_have_no_place_any_more_ends_the_job(
+    run: Run, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataflow, "BACK_S", 0.3)
+    hold = threading.Event()
+    first = Graph([a_block(("a", None, None))], hold=hold)
+    with pytest.raises(CannotRun, match="nodes of the job's groups have left, and none has come"):
+        run(work(v="ab"), first)
+    hold.set()
+    assert stored(job) == ["a"]
 
 
 def test_rows_that_only_broken_groups_get_end_the_job_with_their_reason(
@@ -474,7 +514,7 @@ def test_nodes_that_all_left_are_waited_for_in_a_cluster_and_cpus_are_no_gpus(
         return place(job, gpu_nodes(8 if len(asked) == 3 else 0))
 
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    monkeypatch.setattr(dataflow, "placed", placed)
+    monkeypatch.setattr(placing, "placed_on", placed)
     shown: list[Counts] = []
     gone = ray.exceptions.ActorDiedError()
     first = Graph([a_block(("a", None, None))], gone)
@@ -494,7 +534,7 @@ def test_nodes_are_not_waited_for_where_none_can_come(
         raise CannotRun("Ray has no node")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(dataflow, "placed", placed)
+    monkeypatch.setattr(placing, "placed_on", placed)
     with pytest.raises(CannotRun, match="Ray has no node"):
         run(work(v="ab"), Graph([a_block(("a", None, None))]))
     assert stored(job) == ["a"]

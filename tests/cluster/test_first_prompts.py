@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from cluster import dataflow
 from cluster.connection import free_gpus
+from cluster.driver import nodes, placing
+from cluster.driver.control import Control as DriverControl
 from cluster.job import CannotRun, Job
 from cluster.layout.placement import Node, Placement, place
 from cluster.settings import PromptSettings
@@ -109,7 +114,7 @@ def test_prompts_are_encoded_first_where_videos_take_gpus_and_prompts_have_none(
     job = replace(job, cluster=replace(job.cluster, prompts=PromptSettings(gpus=encoders)))
     asked: list[Any] = []
 
-    def encode(as_encoded: Job, missing: Missing, arguments: Any, _: Any) -> Missing:
+    def encode(as_encoded: Job, missing: Missing, arguments: Any, *_: Any) -> Missing:
         asked.append((as_encoded.editing.precision, missing.prompts, arguments[1]))
         return replace(missing, prompts=[])
 
@@ -134,7 +139,7 @@ def test_the_first_prompts_are_encoded_before_the_graph_is_made(
         order.append("graph")
         raise Stopped
 
-    def encode(_: Job, missing: Missing, __: Any, on_wait: Any) -> Missing:
+    def encode(_: Job, missing: Missing, __: Any, on_wait: Any, ___: Any) -> Missing:
         order.append(f"encoded {missing.prompts}")
         on_wait()
         return missing
@@ -145,6 +150,7 @@ def test_the_first_prompts_are_encoded_before_the_graph_is_made(
     monkeypatch.setattr(dataflow, "graph", graph)
     monkeypatch.setattr(dataflow, "Control", Control)
     monkeypatch.setattr(dataflow, "alive_nodes", list)
+    monkeypatch.setattr(placing, "alive_nodes", list)
     monkeypatch.setattr(first_prompts, "encode_first", encode)
     shown = list[Any]()
     with pytest.raises(Stopped):
@@ -168,7 +174,7 @@ def test_text_encoders_reserve_memory_and_run_in_the_precision_of_the_job(
             made[stage.__name__] = options
             return self
 
-    monkeypatch.setattr(dataflow.ray.data, "from_arrow", lambda _: Rows())
+    monkeypatch.setattr("ray.data.from_arrow", lambda _: Rows())
     dataflow.graph(
         job, work_table(job, [a_row("a")]), on(job, gpus), Control(), Prepared(77, missing)
     )
@@ -280,3 +286,45 @@ def test_a_gpu_is_free_again_when_the_first_prompts_are_encoded_or_could_not_be(
         ray.shutdown()
     assert waited
     assert (output / "sent").read_text().count('"prompts": ["p') == 2
+
+
+class Lasting(Encoder):
+    """One that is not done before it is stopped."""
+
+    def __init__(self, job: Job, *rest: Any) -> None:
+        super().__init__(job, *rest)
+        time.sleep(60)
+
+
+@pytest.mark.ray
+def test_an_encoder_that_is_stopped_is_ended_and_leaves_its_prompts(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(first_prompts, "EncodePrompts", Lasting)
+    monkeypatch.setattr(nodes, "SILENT_S", 1.0)
+    Path(job.editing.output).mkdir()
+    arguments = on(job, 1).pools[0].shape, "gpu", 1
+    stopped: list[int] = []
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        control = DriverControl()
+
+        def on_wait() -> None:
+            state = control.so_far()
+            for owner in state.owners.values():
+                if owner.pid not in stopped:
+                    os.kill(owner.pid, signal.SIGSTOP)
+                    stopped.append(owner.pid)
+            nodes.end_silent(state.owners.values(), state.now)
+
+        wanted = Missing(["red"], all=False)
+        left = first_prompts.encode_first(job, wanted, arguments, on_wait, control.report)
+        assert left.prompts == ["red"]
+        assert "died" in left.why
+        assert len(stopped) == 1
+        assert not psutil.pid_exists(stopped[0])
+        assert free_gpus() == 1
+    finally:
+        ray.shutdown()

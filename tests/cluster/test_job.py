@@ -83,6 +83,7 @@ SAME: dict[str, Any] = {
     "limits.pixels": 1000,
     "limits.frames": 1000,
     "limits.memory_gb": 1.0,
+    "limits.decode_stall_s": 1.0,
 }
 """Another value of every setting that changes none."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.manifest import carried, common_type
+from cluster.manifest import BATCH_BYTES, ManifestFile, ManifestFiles, carried, common_type
 from cluster.results.schema import plain_rows
 from jobs.manifest.checks import check_manifest
+from jobs.manifest.writing import write_manifest
+from pipeline.errors import Unreadable
 from tests.pending_rows import pending_of
 from tests.small_jobs import a_job
 
@@ -223,6 +226,30 @@ def test_the_rows_of_a_file_can_be_read_by_columns_and_alone(tmp_path: Path) -> 
     assert [t.column_names for t in files.tables(["seed"])] == [["seed"], ["seed"]]
 
 
+@pytest.mark.parametrize("change", ["a row less", "a row more", "a longer prompt"])
+def test_a_file_that_is_replaced_while_a_run_reads_it_is_refused(
+    tmp_path: Path, change: str
+) -> None:
+    path = str(tmp_path / "m.parquet")
+    rows = [
+        {"video": f"{number}.mp4", "edits": [{"edit_id": "a", "prompt": "a red ring"}]}
+        for number in range(4)
+    ]
+    write_manifest(rows, path)
+    files = check_manifest(path).files
+    assert sum(table.num_rows for table in files.tables()) == 4
+    if change == "a longer prompt":
+        rows[2] = rows[2] | {"edits": [{"edit_id": "a", "prompt": "a red ring, and no other"}]}
+    write_manifest({"a row less": rows[1:], "a row more": [*rows, rows[0]]}.get(change, rows), path)
+    with pytest.raises(Unreadable) as raised:
+        list(files.tables(["video"]))
+    text = str(raised.value)
+    assert text.startswith(f"manifest {path}: has changed since it was checked: 4 rows in ")
+    assert text.endswith(
+        "Leave a manifest as it is while a run reads it; run again: what is done stays done"
+    )
+
+
 def test_rows_with_one_id_are_told_apart_by_values_that_python_cannot_hold(tmp_path: Path) -> None:
     far = pa.array([253_402_300_800, 253_402_300_801, 0], pa.timestamp("s"))
     table = a_table(3, video_id=pa.array(["a", "a", "b"]), far=far)
@@ -248,3 +275,17 @@ def test_a_string_that_is_not_utf8_costs_its_row_only(tmp_path: Path) -> None:
     assert [row["note"] for row in plain_rows(checked.work)] == [r"\xe9.mp4", "c.mp4"]
     assert checked.refused["error_code"].to_pylist() == ["bad_value"]
     assert checked.refused["note"].to_pylist() == ["b.mp4"]
+
+
+def test_rows_with_large_columns_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    """A driver holds several tables: thumbnails of 200 kB would take it gigabytes."""
+    path = tmp_path / "m.parquet"
+    rng = random.Random(0)
+    rows = [{"video": f"{n}.mp4", "thumbnail": rng.randbytes(200_000)} for n in range(200)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    files = ManifestFiles((ManifestFile(str(path)),), pq.read_schema(path))
+    tables = list(files.tables())
+    assert sum(table.num_rows for table in tables) == 200
+    assert max(table.nbytes for table in tables) <= BATCH_BYTES
+    (alone,) = files.tables(["video"])
+    assert alone.num_rows == 200

@@ -8,7 +8,16 @@ import pytest
 
 from cluster.driver import control, nodes
 from cluster.driver.control import ALIVE_S, ControlActor, Owner
-from cluster.driver.nodes import BETWEEN_S, LOOK_S, SETTLED_S, SILENT_S, Growth, end_silent
+from cluster.driver.nodes import (
+    AGAIN_S,
+    BETWEEN_S,
+    LOOK_S,
+    SETTLED_S,
+    SILENT_S,
+    Growth,
+    LeftOut,
+    end_silent,
+)
 from cluster.layout.placement import Node, place
 from cluster.layout.work import Amount
 from tests.small_jobs import a_job
@@ -117,13 +126,62 @@ def test_owners_are_not_silent_where_nobody_listened(
     actor = ControlActor()
     for _ in range(3):
         clock[0] += ALIVE_S
-        actor.here("one", "editing", A, 1, "")
-        actor.here("stopped", "editing", B, 2, "") if clock[0] == ALIVE_S else None
+        actor.here(1, "one", "editing", A, 1, "")
+        actor.here(1, "stopped", "editing", B, 2, "") if clock[0] == ALIVE_S else None
     clock[0] += 10 * SILENT_S
     state = actor.state()
     assert end_silent(state.owners.values(), state.now) == []
     for _ in range(int(SILENT_S / ALIVE_S)):
         clock[0] += ALIVE_S
-        actor.here("one", "editing", A, 1, "")
+        actor.here(1, "one", "editing", A, 1, "")
     state = actor.state()
     assert end_silent(state.owners.values(), state.now) == [(B, 2)] == killed
+
+
+def test_a_node_whose_groups_broke_is_back_later_and_later() -> None:
+    now = [0.0]
+    out = LeftOut(lambda: now[0])
+    gone = []
+    for _ in range(3):
+        out.add([A])
+        began = now[0]
+        while out.now():
+            assert out.now() == {A}
+            now[0] += 60.0
+        gone.append(now[0] - began)
+    assert gone == [AGAIN_S, 2 * AGAIN_S, 4 * AGAIN_S]
+    out.add([A, B])
+    out.forget()
+    assert not out.now()
+
+
+def test_groups_do_not_grow_by_a_node_that_is_left_out() -> None:
+    """Each wave would end for it after minutes, and the next one would not use it either."""
+    found = growth(a_node("a", 0.0), a_node("b", 4.0))
+    now = [0.0]
+    found.left_out = LeftOut(lambda: now[0])
+    found.left_out.add(["b"])
+    assert gained(found) == 0
+    now[0] = AGAIN_S
+    found.asked = found.began
+    assert gained(found) == 4
+
+
+def test_what_owners_of_a_wave_that_ended_say_changes_nothing_in_the_next() -> None:
+    """Ray ends them some time after: they say that they are broken every few seconds."""
+    actor = ControlActor()
+    actor.say(1, "go")
+    actor.here(1, "old", "editing", A, 1, "no such file")
+    actor.add(1, "editing ready", 1)
+    actor.add(1, "video inverted", 2)
+    actor.say(2, "go")
+    actor.here(1, "old", "editing", A, 1, "no such file")
+    actor.add(1, "editing ready", 1)
+    actor.add(1, "video inverted", 1)
+    actor.here(2, "new", "editing", B, 2, "")
+    state = actor.state()
+    assert set(state.owners) == {"new"}
+    assert state.events == {"video inverted": 3}
+    assert (actor.heard(1), actor.heard(2)) == ("leave", "go")
+    actor.say(1, "wait")
+    assert actor.heard(2) == "go"

@@ -87,22 +87,23 @@ def test_thousands_of_gpus_take_a_moment() -> None:
     assert time.process_time() - began < 1
 
 
-GPUS = (8, 8)
-
-
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A cluster of two nodes that say they have 8 GPUs each."""
+def nodes() -> Iterator[None]:
+    """Connected to a cluster of two nodes that say they have 2 GPUs each."""
     from cluster import quiet  # noqa: F401
+    import ray  # isort: skip
     from ray.cluster_utils import Cluster  # isort: skip
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 0})
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 4, "num_gpus": 2, "include_dashboard": False},
+    )
     try:
-        for gpus in GPUS:
-            cluster.add_node(num_cpus=1, num_gpus=gpus)
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        cluster.add_node(num_cpus=1, num_gpus=2)
+        ray.init(address=cluster.address, log_to_driver=False)
         yield
     finally:
+        ray.shutdown()
         cluster.shutdown()
 
 
@@ -114,14 +115,14 @@ def test_large_groups_find_room_that_small_ones_would_take(nodes: None) -> None:
     from tests.in_process import Control
 
     job = a_job(
-        inversion=GroupSettings(groups=4),
-        reconstruction=GroupSettings(groups=3, gpus=4),
+        inversion=GroupSettings(groups=2),
+        reconstruction=GroupSettings(groups=1, gpus=2),
         prompts=PromptSettings(gpus=0),
     )
     with connected(job) as placement:
-        assert placed(placement, labels=False)["reconstruction"] < 3, "the naive way does as well"
+        assert placed(placement, labels=False) == {"inversion": 2}, "the naive way does as well"
         for _ in range(2):
-            assert placed(placement) == {"inversion": 4, "reconstruction": 3}
+            assert placed(placement) == {"inversion": 2, "reconstruction": 1}
         # Ray Data takes the same options, and its own actors find room too.
         rows = ray.data.range(2, override_num_blocks=2)
         for pool in placement.pools[1:]:

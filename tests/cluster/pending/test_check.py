@@ -6,9 +6,11 @@ import pytest
 
 from cluster.pending.check import RowCheck
 from cluster.pending.refused import results_of_refused
+from cluster.rows import default_video_id
 from pipeline.errors import ErrorCode
+from pipeline.records import EditResult
 from tests.cluster.test_stages import a_row
-from tests.pending_rows import work_of_row
+from tests.pending_rows import pending_of, work_of_row
 from tests.small_jobs import a_job
 
 ROW = a_row("v", "red", "blue", "green", source_prompt="a car")
@@ -74,3 +76,33 @@ def test_a_refused_row_has_a_result_for_each_edit_that_it_names(
     assert [result.edit_id for result in results] == [e["edit_id"] for e in edits] or [None]
     assert {(r.status, r.error_code, r.fingerprint) for r in results} == {("failed", code, None)}
     assert {r.video_id for r in results} == {row["video_id"]}
+
+
+def test_a_refused_row_has_one_result_for_each_of_its_edits_or_one_without() -> None:
+    rows = [{**a_row("a", "red", "blue"), "video_id": "../x"}, {"video": "b", "edits": []}]
+    (checked,) = pending_of(a_job(), rows)
+    assert checked.work.num_rows == 0
+    assert [
+        (row["video_id"], row["edit_id"], row["error_code"], row["status"])
+        for row in checked.refused.to_pylist()
+    ] == [
+        ("../x", "red", "bad_video_id", "failed"),
+        ("../x", "blue", "bad_video_id", "failed"),
+        (default_video_id("b"), None, "no_edits", "failed"),
+    ]
+
+
+def test_a_refused_row_shows_as_text_whatever_it_was_given() -> None:
+    def shown(row: dict[str, Any]) -> EditResult:
+        work = work_of_row(a_job(), row)
+        assert work
+        (result,) = results_of_refused(work, "r")
+        return result
+
+    wrong = {"video": 5, "source_prompt": 7, "edits": [{"edit_id": 3, "prompt": 4}]}
+    row = shown(wrong)
+    assert (row.error_code, row.video, row.source_prompt) == ("bad_uri", "5", "7")
+    assert (row.video_id, row.edit_id, row.prompt) == (None, "3", "4")
+    assert shown({**wrong, "video_id": 9}).video_id == "9"
+    row = shown({"video": None, "video_id": "v", "edits": [{"edit_id": None}]})
+    assert (row.video, row.video_id, row.source_prompt, row.prompt) == (None, "v", None, None)

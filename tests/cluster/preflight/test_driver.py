@@ -15,6 +15,7 @@ import pytest
 from ray.exceptions import RuntimeEnvSetupError
 
 from cluster import dataflow
+from cluster.driver import placing
 from cluster.job import CannotRun, Job
 from cluster.layout.placement import Placement
 from cluster.manifest import ManifestFile, ManifestFiles
@@ -162,6 +163,27 @@ def test_all_that_is_wrong_stands_in_one_message_and_the_files_go_all_the_same(
     assert left_behind(job) == []
 
 
+def test_a_node_that_leaves_while_it_is_asked_is_no_reason_to_end(
+    job: Job, cluster: Callable[..., Asked], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [a_node(1), a_node(2)]
+
+    def leaves(
+        asked: Sequence[AskedNode], requests: Asked, packages: Sequence[str]
+    ) -> dict[AskedNode, Answer]:
+        nodes[1]["Alive"] = False
+        here = [one for one in asked if one.host == "worker-1"]
+        gone = [one for one in asked if one not in here]
+        ending = "Ray cannot run a task there: TaskUnschedulableError"
+        return all_well(here, requests, packages) | {one: Answer(ending=ending) for one in gone}
+
+    cluster(*nodes, answers=leaves)
+    assert driver.preflight(job) == [
+        "node worker-2 (10.0.0.2) left the cluster while it was asked whether it can work: it gets "
+        "no groups"
+    ]
+
+
 def test_the_files_go_when_the_check_is_stopped(job: Job, cluster: Callable[..., Asked]) -> None:
     def stopped(
         nodes: Sequence[AskedNode], requests: Asked, packages: Sequence[str]
@@ -243,6 +265,8 @@ def test_warnings_are_shown_with_the_notes_of_the_placement(
 ) -> None:
     place = Placement("cpu", "shared", (), ("2 GPUs stay idle",))
     monkeypatch.setattr(dataflow, "connected", lambda *_: nullcontext(place))
+    monkeypatch.setattr(dataflow, "alive_nodes", list)
+    monkeypatch.setattr(placing, "alive_nodes", list)
     monkeypatch.setattr(dataflow, "preflight", lambda _: ["worker-2: an older torch"])
     monkeypatch.setattr(dataflow, "configure", lambda _: None)
     monkeypatch.setattr(dataflow.first_prompts, "prepare", lambda *_: Prepared())

@@ -43,6 +43,7 @@ ERRORS = {
     "illegal access": AcceleratorError("an illegal memory access was encountered"),
     "library": RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling"),
     "full disk": OSError(28, "No space left on device"),
+    "quits": SystemExit("it gives up"),
     "no bucket": EndpointConnectionError("could not connect to the endpoint"),
 }
 

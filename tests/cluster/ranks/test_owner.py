@@ -1,9 +1,12 @@
 """The rank group with real processes that hold no model."""
 
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ranks.failures import DeadlinePassed, GroupCannotStart, RankDied
+from cluster.ranks.conversation import LOG_READ, LOG_TAIL, Rank
+from cluster.ranks.failures import DeadlinePassed, GroupCannotStart, RankDied, RankGroupFailed
 from cluster.ranks.messages import Start
 from cluster.ranks.owner import RankGroup
 from tests.cluster.ranks.fake_rank import Command
@@ -48,6 +52,45 @@ def test_every_rank_answers_every_request(group: RankGroup) -> None:
     assert group.starts == 1
 
 
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_node_without_a_folder_for_temporary_files_cannot_start_a_group(
+    group: RankGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    before = open_files()
+    with pytest.raises(RankGroupFailed, match=r"could not be started on .*gone.*TMPDIR"):
+        group.ready()
+    assert open_files() == before
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert len(group.request(Command("echo"))) == 2
+
+
+@pytest.mark.parametrize("room", range(8))
+def test_a_node_without_file_descriptors_cannot_start_a_group_and_leaves_none_open(
+    group: RankGroup, room: int
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before, used = open_files(), {int(name) for name in os.listdir("/proc/self/fd")}
+    free = [number for number in range(max(used) + 100) if number not in used]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[room], hard))
+        with pytest.raises(RankGroupFailed, match=r"Too many open files"):
+            group.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert open_files() == before
+    assert len(group.request(Command("echo"))) == 2
+
+
+def test_a_rank_that_cannot_answer_ends_at_once(group: RankGroup) -> None:
+    with pytest.raises(RankDied, match=r"(?s)exit status 1.*it gives up"):
+        group.request(Command("meet beside", then="quits"))
+    assert len(group.request(Command("echo"))) == 2
+
+
 def test_a_message_larger_than_a_socket_buffer_arrives_whole(group: RankGroup) -> None:
     text = "x" * 3_000_000
     assert group.request(Command("echo", text=text))[1].result["echo"] == text
@@ -65,6 +108,23 @@ def test_a_rank_that_dies_ends_the_group_and_the_next_request_starts_another(
     assert not any(is_running(pid) for pid in pids)
     assert group.request(Command("echo", text="again"))[0].result["echo"] == "again"
     assert group.starts == 2
+
+
+def test_the_log_lines_of_a_message_hold_no_secret_even_where_they_begin_in_one() -> None:
+    """Ranks log long addresses, of which little is left: the beginning of what is read is cut."""
+    line = "https://h/a.mp4?X-Amz-Signature=" + 300 * "s3cret" + " is away\n"
+    rest = (LOG_READ // len(line)) * line + "x" * (LOG_TAIL - 60)
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(["true"]) as process,
+        socket.socket() as channel,
+    ):
+        log.write(f"{line}{rest}".encode())
+        lines = Rank(process, channel, log).last_log_lines()
+    assert lines.startswith("https://h/a.mp4?X-Amz-Signature=*** is away\n")
+    assert "cre" not in lines
+    assert lines.endswith("x" * (LOG_TAIL - 60))
+    assert len(lines) <= LOG_TAIL
 
 
 def test_ranks_without_progress_are_killed_and_the_last_of_it_is_named() -> None:

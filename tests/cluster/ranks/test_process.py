@@ -1,5 +1,6 @@
 """Two ranks with a small model, as an actor starts them."""
 
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -8,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster.ranks.channel import Channel
 from cluster.ranks.editing import prompt_store
 from cluster.ranks.messages import EditVideo, InvertVideo, Start, joined
 from cluster.ranks.owner import RankGroup, rank_command
+from cluster.ranks.process import _reported_by
 from pipeline.media.encoding import write_clip
 from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
 from pipeline.model.text_encoder import encode_prompt
@@ -85,3 +88,15 @@ def test_a_group_leaves_no_temporary_file_and_reports_which_ranks_slice_was_dama
     assert f"{shard.name}, level 2: chunk 47 is altered" in str(made.trajectory_damage)
     assert group.starts == 1
     assert not list(temporary.iterdir())
+
+
+def test_a_wait_for_storage_is_reported_each_time_and_logged_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        report = _reported_by(Channel(ours))
+        for text in ("the wait for a", "the wait for a", "the wait for b"):
+            report(text)
+        assert theirs.recv(1 << 16).count(b"the wait for") == 3
+    assert capsys.readouterr().err == "the wait for a\nthe wait for b\n"
