@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from cluster.garbage import KEEP, Unneeded, delete, find_garbage
@@ -18,6 +18,7 @@ from cluster.selection.survey import pending_videos
 from jobs.errors import JobError, WrongOption, counted
 from jobs.manifest.checks import check_manifest
 from jobs.spec import ABOUT, JobSpec, absolute, parse_job, read_resolved
+from pipeline.redaction import say
 from pipeline.storage import Folder
 
 
@@ -52,14 +53,13 @@ def clean(
     if dry_run:
         _list(_find(output, keep, job))
         return
-    with held(output, "", wait=wait, on_wait=print, command="retake gc") as lease:
+    with held(output, "", wait=wait, on_wait=say, command="retake gc") as lease:
         found = _find(output, keep, job)
         named = [one for one in found if one.named]
         if named and not yes and not _agreed(named, confirm):
             found = [one for one in found if not one.named]
-        lease.check()
-        delete(output, found)
-    print(f"{_count(found)} cleaned up, {_megabytes(found)} deleted")
+        delete(output, found, partial(lease.check, sure=True))
+    say(f"{_count(found)} cleaned up, {_megabytes(found)} deleted")
 
 
 def _find(output: Folder, keep: str, job: dict[str, Any]) -> list[Unneeded]:
@@ -114,10 +114,10 @@ def _pending(output: Folder, job: dict[str, Any]) -> frozenset[str]:
         answered = find_answered(whole, scan, retry_quarantined=True)
         return pending_videos(PendingRows(whole, scan, answered))
     except Exception as error:  # the manifest may be gone, which is no reason to keep everything
-        print(
+        say(
             f"warning: which edits are pending is not known, since the job's manifest cannot be "
             f"read: {error}. Videos with pending edits may have to be inverted again",
-            file=sys.stderr,
+            problem=True,
         )
         return frozenset()
 
@@ -128,8 +128,8 @@ def _list(found: Sequence[Unneeded]) -> None:
             why = "its edits are done"
         else:
             why = "no result names it" if one.whole else f"{len(one.files)} files that no index has"
-        print(f"trajectories/{one.key}  {one.size / 1e6:.1f} MB  {why}")
-    print(f"{_count(found)}, {_megabytes(found)} would be deleted")
+        say(f"trajectories/{one.key}  {one.size / 1e6:.1f} MB  {why}")
+    say(f"{_count(found)}, {_megabytes(found)} would be deleted")
 
 
 def _count(found: Sequence[Unneeded]) -> str:

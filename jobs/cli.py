@@ -24,6 +24,7 @@ from jobs.options import (
     Wait,
 )
 from jobs.stopping import MESSAGE, stops_by_signal
+from pipeline.redaction import log_error, redacted, safe_tracebacks, say
 
 EXIT_DONE = 0
 EXIT_CANNOT_RUN = 1
@@ -38,20 +39,25 @@ class Commands(TyperGroup):
     """
 
     def invoke(self, ctx: Any) -> Any:
+        from pipeline.storage.seconds import wrong_seconds
+
         with stops_by_signal() as stop:
             try:
+                if wrong := wrong_seconds():
+                    raise UserError(wrong)
                 status = super().invoke(ctx)
             except KeyboardInterrupt:
-                print(MESSAGE, file=sys.stderr)
+                say(MESSAGE, problem=True)
                 status = stop.status
             except Exception as error:
                 from cluster.job import CannotRun
                 from pipeline.errors import StorageFailed, Unreadable
-                from pipeline.redaction import redacted
 
                 if not isinstance(error, UserError | CannotRun | Unreadable | StorageFailed):
+                    if isinstance(message := getattr(error, "message", None), str):
+                        vars(error)["message"] = redacted(message)  # Typer's own: wrong usage
                     raise
-                print(f"error: {redacted(str(error))}", file=sys.stderr)
+                say(f"error: {error}", problem=True)
                 status = EXIT_USAGE if isinstance(error, WrongOption) else EXIT_CANNOT_RUN
         raise typer.Exit(status)
 
@@ -120,7 +126,7 @@ def run(
     once. Exit status: 0 all done, 3 some edits failed, 1 the job could not run, 2 wrong usage, 130
     stopped with Ctrl-C, 143 with SIGTERM.
     """
-    print(f"job      {job}", flush=True)  # before the imports, which take seconds
+    say(f"job      {job}")  # before the imports, which take seconds
     from jobs.run import run_job
     from jobs.spec import load_job
     from jobs.trial import dry_run as show
@@ -172,7 +178,7 @@ def init(
     from jobs.jobfile.init import init_job
 
     init_job(job)
-    print(f"{job}: set `manifest` and `checkpoint`, then `retake validate {job}`")
+    say(f"{job}: set `manifest` and `checkpoint`, then `retake validate {job}`")
     return EXIT_DONE
 
 
@@ -201,7 +207,7 @@ def demo(
     if "://" in output:
         raise WrongOption(f"--output {output!r}: expected a local folder; the demo is small")
     # before the imports, which take seconds
-    print(f"demo     drawing clips in {output}", flush=True)
+    say(f"demo     drawing clips in {output}")
     from jobs.demo.job import write_demo
     from jobs.report import write_report
     from jobs.run import run_job
@@ -209,7 +215,7 @@ def demo(
 
     spec = parse_job(write_demo(Path(output)), set_ or [], source="the demo's job")
     failed = run_job(spec)
-    print(f"report   {write_report(spec.output)}")
+    say(f"report   {write_report(spec.output)}")
     return _status(failed)
 
 
@@ -251,11 +257,11 @@ def manifest(
     options = Options(prompt or [], columns, videos, pattern, skip_bad)
     made = make_manifest(sources, to, options, kind=format_, whole_paths=absolute, check=check)
     for warning in made.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", problem=True)
     for note in made.notes:
-        print(note)
-    print(f"{to}: {counted(made.videos, 'video')}, {counted(made.edits, 'edit')}")
-    print(f"next: `retake init` writes a job file; its lines are `manifest: {to}`, `output: out`")
+        say(note)
+    say(f"{to}: {counted(made.videos, 'video')}, {counted(made.edits, 'edit')}")
+    say(f"next: `retake init` writes a job file; its lines are `manifest: {to}`, `output: out`")
     return EXIT_DONE
 
 
@@ -275,7 +281,7 @@ def report(
     """Write a gallery of a job's results: `<output>/report/index.html`."""
     from jobs.report import write_report
 
-    print(f"report   {write_report(output, compare, sample)}")
+    say(f"report   {write_report(output, compare, sample)}")
     return EXIT_DONE
 
 
@@ -302,9 +308,9 @@ def metrics(
     models = {kind: place for kind, place in {"clip": clip, "dino": dino}.items() if place}
     with show_measuring() as on_progress:
         measured = measure_results(output, models, device, on_progress, wait=wait)
-    print(f"{counted(measured.edits, 'edit')} measured, {measured.before} had been before")
+    say(f"{counted(measured.edits, 'edit')} measured, {measured.before} had been before")
     if measured.unreadable:
-        print(f"{measured.unreadable} not readable: {measured.reason}", file=sys.stderr)
+        say(f"{measured.unreadable} not readable: {measured.reason}", problem=True)
     return _status(measured.unreadable)
 
 
@@ -353,7 +359,12 @@ def _status(failed: int) -> int:
 
 
 def main() -> None:
-    app()
+    safe_tracebacks()
+    try:
+        app()
+    except Exception as error:  # typer has a hook of its own for these
+        log_error(error)
+        sys.exit(EXIT_CANNOT_RUN)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shlex
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Self, TextIO, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -21,10 +24,10 @@ from jobs.errors import counted
 from pipeline.redaction import redacted
 
 if TYPE_CHECKING:
+    from cluster.pending.rows import PendingRows
     from cluster.progress import Counts, Failure
     from jobs.measure import Measured
     from jobs.prepare import Prepared
-    from jobs.run import Pending
 
 LINE_EVERY_S = 20.0
 """Without a terminal, the time between two lines, whether or not something changed."""
@@ -34,6 +37,50 @@ ENOUGH = 3
 """From so many edits on there is a rate."""
 FAILURES_SHOWN = 5
 MESSAGE_LENGTH = 200
+
+
+class Unfailing(io.TextIOBase):
+    """Standard output that a run shows its progress on, and that may fail without ending it.
+
+    A disk that is full of logs, or a reader of a pipe that has gone, is no reason to stop editing.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        with self._going_on():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._going_on():
+            self._stream.flush()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:  # for good; Python itself would fail with what is left, at the end
+            with suppress(OSError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+        except OSError:
+            pass
+
+
+def console_of_a_run() -> Console:
+    """The console of a command that works for long, whose output only informs."""
+    return SafeConsole(file=cast(TextIO, Unfailing(sys.stdout)))
 
 
 class Ticker:
@@ -69,6 +116,7 @@ class Ticker:
 
     def __call__(self, text: str) -> None:
         """Change the line."""
+        text = redacted(text)
         if text != self._text:
             self._text, self._since = text, time.monotonic()
 
@@ -196,7 +244,7 @@ def phase_of(counts: Counts) -> str:
 @contextmanager
 def show_measuring() -> Iterator[Callable[[Measured], None]]:
     """Shows how many edits are measured; what it gives is to be called as they are."""
-    with Ticker(Console(emoji=False)) as ticker:
+    with Ticker(console_of_a_run()) as ticker:
         yield lambda so_far: ticker(f"{counted(so_far.edits, 'edit')} measured")
 
 
@@ -204,7 +252,7 @@ def show_plan(prepared: Prepared, console: Console | None = None) -> None:
     """What a job is going to do, as found before it runs."""
     from pipeline.plan import denoising_steps, highest_stored
 
-    console = console or Console(emoji=False)
+    console = console or SafeConsole()
     spec, info, clip, scan = prepared.spec, prepared.checkpoint, prepared.clip, prepared.scan
     levels = spec.inversion.steps
     top = highest_stored(spec.reconstruction, levels)
@@ -235,14 +283,19 @@ def show_plan(prepared: Prepared, console: Console | None = None) -> None:
 
 
 def show_end(
-    counts: Counts | None, prepared: Prepared, todo: Pending, seconds: float, console: Console
+    counts: Counts | None,
+    prepared: Prepared,
+    todo: PendingRows,
+    part: bool,
+    seconds: float,
+    console: Console,
 ) -> None:
     """The short table at the end, what failed, and where to look."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     if counts is None:
         of_a_part = "nothing that this run takes is pending"
         of_all = "nothing is pending" + ": every edit is done" * (not todo.quarantined)
-        console.print(of_a_part if todo.part else of_all)
+        console.print(of_a_part if part else of_all)
     else:
         table.add_row("videos inverted", str(counts.inverted))
         table.add_row("edits done", str(counts.edited))
@@ -290,8 +343,20 @@ def failed_lines(errors: Mapping[str, int], failures: Sequence[Failure]) -> list
     return lines
 
 
+class SafeConsole(Console):
+    """A console that shows no secret. The cells of a table are made safe by who fills them."""
+
+    def __init__(self, **options: Any) -> None:
+        # A name may hold what Rich takes for an emoji, as `:abc:`.
+        super().__init__(emoji=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        safe = (redacted(one) if isinstance(one, str) else one for one in objects)
+        super().print(*safe, **options)
+
+
 def _print_line(console: Console, text: str) -> None:
-    console.print(redacted(text), soft_wrap=True, highlight=False, markup=False)
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def duration(seconds: float) -> str:

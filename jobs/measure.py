@@ -20,6 +20,7 @@ from cluster.results.schema import plain_rows, to_parquet
 from jobs.errors import JobError, WrongOption
 from jobs.spec import absolute, model
 from pipeline.errors import RowError
+from pipeline.redaction import say
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def measure_results(
         )
     loaded = [_load(kind, model(location), device, output) for kind, location in models.items()]
     measured = Measured()
-    with held(output, "", wait=wait, on_wait=print, command="retake metrics") as lease:
+    with held(output, "", wait=wait, on_wait=say, command="retake metrics") as lease:
         for name, table in read_parts(output):
             _check_columns(name, table, loaded)
             _measure_part(output, name, table, loaded, measured, on_progress)

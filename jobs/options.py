@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline import __version__
+from pipeline.redaction import say
 
 
 def _count(text: str) -> int:
@@ -61,7 +62,7 @@ def show_version(wanted: bool) -> None:
     """Print what runs here, without importing it, and stop."""
     if wanted:
         found = ", ".join(f"{package} {_version(package)}" for package in PACKAGES)
-        print(f"retake {__version__}, {found}")
+        say(f"retake {__version__}, {found}")
         raise typer.Exit
 
 

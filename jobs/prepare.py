@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.job import Job
+from cluster.output.naming import run_name
 from cluster.pending.scan import Scan, scan_manifest
 from cluster.stages.blocks import RESERVED
 from jobs.errors import JobError, ManifestError
@@ -55,7 +56,10 @@ def prepare(spec: JobSpec, *, write: bool = True) -> Prepared:
     editing = spec.editing()
     manifest = _read_manifest(spec.manifest, editing, problems)
     model = _read_checkpoint(spec, editing, problems)
-    problems.extend((_write_problems if write else _output_problems)(editing.output))
+    alike = manifest[1].alike if manifest else None
+    problems.extend(
+        _write_problems(editing.output, alike) if write else _output_problems(editing.output)
+    )
     if problems or manifest is None or model is None:
         raise JobError("\n".join(problems))
     (info, scan), (checkpoint, clip) = manifest, model
@@ -67,9 +71,10 @@ def prepare(spec: JobSpec, *, write: bool = True) -> Prepared:
         cluster=spec.cluster,
         checkpoint_fingerprint=checkpoint.fingerprint,
         checkpoint=checkpoint.pin,
-        run=datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f"),
+        run=run_name(),
     )
-    return Prepared(spec, job, scan, checkpoint, clip, info.extra_columns, info.warnings)
+    warnings = (*info.warnings, _alike(*scan.alike)) if scan.alike else info.warnings
+    return Prepared(spec, job, scan, checkpoint, clip, info.extra_columns, warnings)
 
 
 def _read_manifest(
@@ -124,15 +129,42 @@ def _check_groups(spec: JobSpec, checkpoint: CheckpointInfo, clip: Any) -> None:
         )
 
 
-def _write_problems(output: str) -> list[str]:
-    """Try the output folder before hours of work find out that it cannot be written."""
+def _write_problems(output: str, alike: tuple[str, str] | None) -> list[str]:
+    """Try the output folder before hours of work find out that it cannot be written.
+
+    Args:
+        alike: ids whose files must not be the same one.
+    """
     folder, probe = Folder(output), ".retake-can-write"
     try:
         folder.write(probe, b"ok")
         folder.remove(probe)
+        if alike and _are_one_file(folder, *alike):
+            one, other = map(repr, alike)
+            return [
+                f"output {output}: its file system takes {one} and {other} for the same name, and "
+                "both are ids in the manifest: give one of them another id, or take an output "
+                "folder whose file system tells upper from lower case"
+            ]
     except Exception as error:
         return [f"output {output}: {explain(error, output, 'written').text}"]
     return []
+
+
+def _are_one_file(folder: Folder, one: str, other: str) -> bool:
+    probe = f".retake-{uuid.uuid4().hex[:8]}-"
+    folder.write(f"{probe}{one}", b"ok")
+    try:
+        return folder.exists(f"{probe}{other}")
+    finally:
+        folder.remove(f"{probe}{one}")
+
+
+def _alike(one: str, other: str) -> str:
+    return (
+        f"the ids {one!r} and {other!r} are the same but for letter case; an output folder whose "
+        "file system does not tell them apart (macOS, Windows, some shares) is refused"
+    )
 
 
 def _output_problems(output: str) -> list[str]:

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import Any
 
 import yaml
-from rich.console import Console
 
 from cluster.garbage import tidy
+from cluster.job import CannotRun, Job, WorkLost
 from cluster.layout.placement import given_address
 from cluster.output.attempts import forgive, settle
-from cluster.output.lease import Lease, held
+from cluster.output.lease import Lease, LeaseLost, held
 from cluster.output.lost import before_a_run
 from cluster.pending.missing import Places
 from cluster.pending.rows import PendingRows
 from cluster.progress import Counts
-from cluster.results.damaged import Damaged, setter_aside, warn
-from jobs.display import Progress, show_end, show_plan
+from cluster.results.damaged import setter_aside
+from jobs.display import Progress, console_of_a_run, show_end, show_plan
 from jobs.errors import counted
+from jobs.jobfile.paths import LOCATIONS
 from jobs.prepare import Prepared, prepare
 from jobs.spec import RESOLVED, JobSpec
 from jobs.stopping import Region, drains
 from jobs.trial import Part, pending_rows
 from pipeline import __version__
+from pipeline.errors import Unreadable
 from pipeline.redaction import redacted
-from pipeline.storage import Folder
+from pipeline.storage import Folder, explain
 
 PACKAGES = ("torch", "diffusers", "transformers", "ray", "xfuser", "pyarrow", "av")
 
@@ -60,7 +62,7 @@ def run_job(
         Stopped: a signal came, and the run has ended in order.
     """
     started = time.monotonic()
-    console = Console(emoji=False)
+    console = console_of_a_run()
     with Progress(console) as progress:
         progress.phase("checking the job, its manifest and its checkpoint")
         prepared = prepare(spec)
@@ -68,6 +70,7 @@ def run_job(
         job = prepared.job
         output = Folder(job.editing.output)
         with held(output, job.run, wait=wait, on_wait=progress.phase) as lease:
+            prepared, job = _named(prepared, lease)
             todo = _compare(prepared, part, lease, progress, retry_quarantined)
             counts = None
             if todo.edits:
@@ -76,19 +79,22 @@ def run_job(
                 output.write(RESOLVED, resolved(prepared).encode())
                 with drains(job.cluster.stop_grace_s, lease.stopping) as region:
                     show = partial(_show, progress, region)
-                    counts = dataflow.run(job, todo.rows, show, stop=region.stop, lease=lease)
-                    if region.stop.is_set():
-                        forgive(output, job.run)
-            progress.phase("tidying up")
-            lease.check()
-            tidy(job, whole=part is None, note=progress.note)
-    show_end(counts, prepared, todo, time.monotonic() - started, console)
+                    with _forgiven(output, job.run, region):
+                        counts = dataflow.run(job, todo, show, stop=region.stop, lease=lease)
+            _tidy(job, lease, progress, whole=part is None)
+    show_end(counts, prepared, todo, part is not None, time.monotonic() - started, console)
     return counts.failed if counts else 0
+
+
+def _named(prepared: Prepared, lease: Lease) -> tuple[Prepared, Job]:
+    """A job with the name of its run: other runs may have ended since it was prepared."""
+    job = replace(prepared.job, run=lease.run)
+    return replace(prepared, job=job), job
 
 
 def _compare(
     prepared: Prepared, part: Part | None, lease: Lease, progress: Progress, again: bool
-) -> Pending:
+) -> PendingRows:
     """What is pending, once what earlier runs left is settled.
 
     Args:
@@ -100,13 +106,15 @@ def _compare(
     output, run = lease.output, prepared.job.run
     before_a_run(output, run, progress.note)
     settle(output, run, stopped=lease.runs_stopped, forget=again)
-    todo = pending(prepared, part, setter_aside(progress.note), retry_quarantined=again)
+    rows = pending_rows(prepared, part, setter_aside(progress.note), retry_quarantined=again)
+    # Where Ray starts on this machine there is no other one that could have a local file.
+    todo = replace(rows, places=Places.OBJECTS if given_address() else Places.ALL)
     if part:
-        progress.say(todo.in_words())
+        progress.say(_in_words(todo))
     return todo
 
 
-def _begin(prepared: Prepared, todo: Pending, progress: Progress) -> ModuleType:
+def _begin(prepared: Prepared, todo: PendingRows, progress: Progress) -> ModuleType:
     """Say what begins; what runs it brings Ray, whose import takes seconds."""
     progress.edits = todo.edits
     address = given_address()
@@ -117,75 +125,67 @@ def _begin(prepared: Prepared, todo: Pending, progress: Progress) -> ModuleType:
     return dataflow
 
 
+@contextmanager
+def _forgiven(output: Folder, run: str, region: Region) -> Iterator[None]:
+    """Where the driver ends groups at work, by a signal or an error, no row is blamed for it.
+
+    The records stay where the work itself may be the reason, and where another run has the folder,
+    which has judged them.
+    """
+    try:
+        yield
+    except (LeaseLost, WorkLost):
+        raise
+    except (Exception, KeyboardInterrupt):
+        forgive(output, run)
+        raise
+    if region.stop.is_set():
+        forgive(output, run)
+
+
+def _tidy(job: Job, lease: Lease, progress: Progress, *, whole: bool) -> None:
+    """Tidy the output folder up, if storage lets it: all results are stored, whatever happens here.
+
+    Raises:
+        LeaseLost: another run has the folder.
+    """
+    progress.phase("tidying up")
+    output = job.editing.output
+    try:
+        tidy(job, whole=whole, note=progress.note, before=partial(lease.check, sure=True))
+    except LeaseLost:
+        raise
+    except Exception as error:  # each storage has its own kinds of failure
+        known = isinstance(error, Unreadable | CannotRun)
+        why = str(error) if known else explain(error, output, "written").text
+        progress.note(
+            f"output {output}: could not be tidied up: {why}. All results are stored; the next run "
+            "tidies up"
+        )
+
+
 def _show(progress: Progress, region: Region, counts: Counts) -> None:
     region.begin()
     progress.show(counts)
 
 
-@dataclass(frozen=True)
-class Pending:
-    """What is still to be done of a job.
-
-    Args:
-        rows: of the manifest, those with something pending.
-        part: whether the run takes a part of the manifest.
-    """
-
-    rows: PendingRows
-    part: bool = False
-
-    @property
-    def edits(self) -> int:
-        """Results that a run will give."""
-        return self.rows.edits
-
-    @property
-    def before(self) -> int:
-        """Edits that were done before."""
-        return self.rows.before
-
-    @property
-    def quarantined(self) -> int:
-        """Edits that are left out, since an earlier run has quarantined them."""
-        return self.rows.quarantined
-
-    def in_words(self) -> str:
-        """What a run of a part takes."""
-        found = self.rows.found
-        refused = found.refused.total()
-        also = f", {refused} refused" if refused else ""
-        return (
-            f"this run takes {counted(found.videos, 'video')} with "
-            f"{counted(found.pending, 'pending edit')}{also}; done before: {found.done}"
-        )
-
-
-def pending(
-    prepared: Prepared,
-    part: Part | None = None,
-    on_damaged: Callable[[Damaged], None] = warn,
-    *,
-    retry_quarantined: bool = False,
-) -> Pending:
-    """Compare the manifest, or a part of it, with the results.
-
-    Args:
-        on_damaged: called with each damaged file of the results, which is left out.
-        retry_quarantined: edits that an earlier run has quarantined are pending, too.
-
-    Raises:
-        JobError: the part names what the manifest does not have.
-    """
-    rows = pending_rows(prepared, part, on_damaged, retry_quarantined=retry_quarantined)
-    # Where Ray starts on this machine there is no other one that could have a local file.
-    rows = replace(rows, places=Places.OBJECTS if given_address() else Places.ALL)
-    return Pending(rows, part is not None)
+def _in_words(todo: PendingRows) -> str:
+    """What a run of a part takes."""
+    found = todo.found
+    refused = found.refused.total()
+    also = f", {refused} refused" if refused else ""
+    return (
+        f"this run takes {counted(found.videos, 'video')} with "
+        f"{counted(found.pending, 'pending edit')}{also}; done before: {found.done}"
+    )
 
 
 def resolved(prepared: Prepared) -> str:
     """The job with every default filled in, and what it ran with, as YAML."""
     job = prepared.job
-    values = _without_secrets(prepared.spec.plain())
+    values = prepared.spec.plain()
+    for name in (*LOCATIONS, "name"):  # a prompt that is altered would make other edits
+        values[name] = redacted(values[name])
     first = {name: values.pop(name) for name in ("manifest", "output")}
     about = {
         "versions": {"retake": __version__, "python": platform.python_version()}
@@ -198,12 +198,6 @@ def resolved(prepared: Prepared) -> str:
         "run": job.run,
     }
     return yaml.safe_dump({**first, **values, "about": about}, sort_keys=False, allow_unicode=True)
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_secrets(one) for name, one in value.items()}
-    return redacted(value) if isinstance(value, str) else value
 
 
 def _version(package: str) -> str:

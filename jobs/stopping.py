@@ -27,7 +27,7 @@ main thread may be in native code that does not hear of the signal, as while Ray
 
 MESSAGE = "stopped; run the same command again to go on"
 ENDED = "ended at once; run the same command again to go on"
-DRAINING = "stopping: running work ends within {grace_s:g} s; again to end at once"
+DRAINING = "stopping: running work has {grace_s:g} s to end; a second Ctrl-C ends it at once"
 
 
 class Stopped(KeyboardInterrupt):

@@ -25,6 +25,7 @@ from cluster.selection.survey import names, survey
 from jobs.errors import JobError, counted, nearest
 from jobs.manifest.conversion.tables import read_table
 from jobs.manifest.files import PARQUET
+from pipeline.redaction import say
 from pipeline.storage import Folder, explain, open_file
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def dry_run(spec: JobSpec, part: Part | None, *, retry_quarantined: bool = False
     stored = _with_trajectory(Folder(prepared.job.editing.output), found.ids)
     first = ", ".join(found.ids[:SHOWN])
     more = f", and {len(found.ids) - SHOWN} more" if len(found.ids) > SHOWN else ""
-    left_out = f"{counted(found.quarantined, 'edit')} left out; --retry-quarantined takes them"
+    again = "--retry-quarantined gives them another chance"
+    left_out = f"{counted(found.quarantined, 'edit')} left out; {again}"
     lines = {
         "pending": f"{counted(found.videos, 'video')}, {counted(found.pending, 'edit')}",
         "videos": first + more,
@@ -121,8 +123,8 @@ def dry_run(spec: JobSpec, part: Part | None, *, retry_quarantined: bool = False
     }
     for name, text in lines.items():
         if text:
-            print(f"{name:<15} {text}")
-    print("dry run: nothing was started or written")
+            say(f"{name:<15} {text}")
+    say("dry run: nothing was started or written")
 
 
 def _entries(text: str) -> Iterator[Entry]:

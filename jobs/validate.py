@@ -19,7 +19,7 @@ from rich.table import Table
 from cluster.layout.placement import check_machine
 from cluster.layout.work import Amount
 from cluster.stages.blocks import VideoWork
-from jobs.display import Ticker, show_plan
+from jobs.display import SafeConsole, Ticker, show_plan
 from jobs.errors import counted
 from jobs.prepare import Prepared, prepare
 from jobs.spec import JobSpec
@@ -86,7 +86,7 @@ def validate_job(spec: JobSpec, *, deep: bool = False) -> int:
         JobError: the job cannot run as it is written.
         CannotRun: this machine has no room for its groups.
     """
-    console = Console(emoji=False)  # a name may hold what Rich takes for one, as `:abc:`
+    console = SafeConsole()
     prepared = prepare(spec, write=False)
     show_plan(prepared, console)
     placement = check_machine(prepared.job, Amount(prepared.scan.videos, prepared.scan.edits))

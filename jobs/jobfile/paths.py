@@ -35,19 +35,24 @@ def absolute(location: str, folder: str = "") -> str:
     """
     if why := locations.problem(location):
         raise JobError(f"{location!r} {why}")
-    if has_hidden(location):
-        raise JobError(
-            f"{location!r} has {HIDDEN} where a secret was: a run leaves secrets out of what it "
-            "writes; give the whole location again"
-        )
+    _check_whole(location)
     return locations.absolute(resolve_uri(expanded(location), expanded(folder) or None))
 
 
 def model(location: str, folder: str = "") -> str:
     """As `absolute`, but `owner/name` stays a name on the Hub where there is no such folder."""
     named = location.count("/") == 1 and not location.startswith((".", "/", "~"))
+    _check_whole(location)
     there = "://" not in folder and Path(expanded(folder), location).exists()
     return location if named and not there else absolute(location, folder)
+
+
+def _check_whole(location: str) -> None:
+    if has_hidden(location):
+        raise JobError(
+            f"{location!r} has {HIDDEN} where a secret was: a run leaves secrets out of what it "
+            "writes; give the whole location again"
+        )
 
 
 def location_of(key: str, value: str, folder: str = "") -> str:

@@ -13,7 +13,7 @@ from jobs.errors import ManifestError
 from jobs.manifest.conversion.videos import VIDEO_EXTENSIONS
 from pipeline.errors import ErrorCode
 from pipeline.locations import before_pattern, is_web, parent
-from pipeline.storage import explain, neighbour, patiently, split
+from pipeline.storage import explain, find_all, neighbour, patiently, split
 
 PARQUET = (".parquet", ".pq")
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
@@ -70,7 +70,7 @@ def _find(uri: str, leave_out: str | None) -> Found:
     if fs.info(path)["type"] != "directory":
         name = uri if "::" in uri or "?" in uri or is_web(uri) else neighbour(uri, path)
         return Found(parent(uri), (FoundFile(name),))
-    return _of_folder(uri, path, sorted(fs.find(path)), leave_out)
+    return _of_folder(uri, path, sorted(find_all(fs, path)), leave_out)
 
 
 def _of_pattern(uri: str, fs: Any, path: str, leave_out: str | None) -> Found:
@@ -79,7 +79,7 @@ def _of_pattern(uri: str, fs: Any, path: str, leave_out: str | None) -> Found:
         raise refusal(
             uri, ["no file or folder matches the pattern; expected Parquet files: check the path"]
         )
-    found = [file for match in matched for file in sorted(fs.find(match))]
+    found = [file for match in matched for file in sorted(find_all(fs, match))]
     return _of_folder(before_pattern(uri), before_pattern(path), found, leave_out, uri)
 
 

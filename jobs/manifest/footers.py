@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.manifest import NOTHING, Amount
 from jobs.manifest.conversion.videos import VIDEO_EXTENSIONS
 from jobs.manifest.files import TABLES, Found, FoundFile
 from pipeline.storage import explain, open_file
@@ -25,6 +26,7 @@ class Footer:
 
     Args:
         schema: a `pyarrow.Schema`; None where the file is damaged.
+        amount: of rows and bytes.
         edits: how many have a prompt; None where the writer left out the statistics.
         wide: the columns, and the fields in them, with whole numbers that no float may hold.
         single: the columns that have the same value in all rows, and it.
@@ -33,7 +35,7 @@ class Footer:
 
     file: FoundFile
     schema: Any = None
-    rows: int = 0
+    amount: Amount = NOTHING
     edits: int | None = None
     wide: frozenset[tuple[str, str]] = frozenset()
     single: tuple[tuple[str, Any], ...] = ()
@@ -42,6 +44,10 @@ class Footer:
     @property
     def uri(self) -> str:
         return self.file.uri
+
+    @property
+    def rows(self) -> int:
+        return self.amount.rows
 
 
 def read_footers(found: Found) -> list[Footer]:
@@ -61,11 +67,13 @@ def _read_footer(found: FoundFile) -> Footer:
             return Footer(
                 found,
                 parquet.schema_arrow,
-                parquet.metadata.num_rows,
+                Amount.of(file, parquet),
                 _count_edits(columns),
                 _wide(columns),
                 _single(columns),
             )
+    except MemoryError:  # Arrow's is an ArrowException too, and no damage
+        raise
     except pa.ArrowException as error:
         damage = f"the Parquet file is truncated or damaged ({error}); copy it again"
         if not head:

@@ -56,7 +56,8 @@ def unify(footers: Sequence[Footer], problems: list[str]) -> Unified:
         problems.extend(_lacks(footer, fields, source))
         problems.extend(_too_wide(footer, fields, source))
     files = tuple(
-        ManifestFile(footer.uri, value) for footer, value in zip(footers, values, strict=True)
+        ManifestFile(footer.uri, value, footer.amount)
+        for footer, value in zip(footers, values, strict=True)
     )
     return Unified(ManifestFiles(files, pa.schema(list(fields.values()))), source)
 

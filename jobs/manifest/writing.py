@@ -34,6 +34,8 @@ def write_manifest(rows: pa.Table | Iterable[Mapping[str, Any]], uri: str) -> No
     for name in dict.fromkeys([*SCHEMA.names, *columns]):
         try:
             arrays[name] = _column(name, columns.get(name, [None] * count))
+        except MemoryError:  # Arrow's is an ArrowException too
+            raise
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             problems.append(f"column {name!r}: {error}")
     if None in columns.get("video", [None]):

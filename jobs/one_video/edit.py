@@ -21,6 +21,7 @@ from pipeline.errors import RowError
 from pipeline.imports import large_imports
 from pipeline.plan import texts_of
 from pipeline.records import EditSpec, derived_seed
+from pipeline.redaction import say
 from pipeline.storage import Folder, check_file, write_file
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _edit(editor: Editor, trajectory: Trajectory, targets: Sequence[str], reques
             buffer = io.BytesIO()
             write_clip(buffer, frames, fps=trajectory.fps)
             write_file(target, buffer.getvalue())
-            print(f"{target}  {share:.1f} s", flush=True)
+            say(f"{target}  {share:.1f} s")
 
 
 def _seed(request: Request, use: str | None) -> int:
@@ -245,4 +246,4 @@ def _as_messages(request: Request) -> Iterator[None]:
 
 
 def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, problem=True)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from datetime import UTC, datetime
 
 from rich.console import Console
 
 from cluster.output.lease import held
 from cluster.output.lost import mark
+from cluster.output.naming import after, run_name, runs_with_results
 from cluster.output.verify import Verified, verify
 from cluster.results.damaged import setter_aside
 from cluster.results.parts import part_names
-from jobs.display import Ticker
+from jobs.display import Ticker, console_of_a_run
 from jobs.errors import JobError, counted
 from jobs.spec import absolute
 from pipeline.storage import Folder
@@ -44,7 +44,7 @@ def verify_output(location: str, *, decode: bool, dry_run: bool, wait: bool = Fa
             f"{output.uri}: no rows in results/*.parquet; give the folder that the job file calls "
             "`output`, after a run"
         )
-    console = Console(emoji=False)
+    console = console_of_a_run()
     with ExitStack() as stack:
         ticker = stack.enter_context(Ticker(console))
         if not dry_run:
@@ -67,7 +67,7 @@ def _put_right(output: Folder, found: Verified, console: Console) -> None:
     for damaged in found.results:
         set_aside(damaged)
     if found.lost:
-        run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        run = after(run_name(), runs_with_results(output))
         marked = mark(output, run, found.lost)
         say(f"{counted(marked, 'edit')} marked as `edit_lost`: made again by the next run")
 

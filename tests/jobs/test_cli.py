@@ -294,3 +294,21 @@ def test_a_report_of_a_folder_without_results_is_refused(tmp_path: Path) -> None
     status, text = retake("report", str(tmp_path))
     assert status == 1
     assert "error:" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("RETAKE_STORAGE_PATIENCE_S", "2m", "a number of seconds, such as 120, or 0"),
+        ("RETAKE_STORAGE_PATIENCE_S", "-1", "a number of seconds, such as 120, or 0"),
+        ("RETAKE_STORAGE_TIMEOUT_S", "0", "a number of seconds above 0, such as 30"),
+        ("RETAKE_STORAGE_TIMEOUT_S", "nan", "a number of seconds above 0, such as 30"),
+    ],
+)
+def test_an_environment_variable_that_is_no_number_of_seconds_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    status, text = retake("validate", "job.yaml")
+    assert status == 1
+    assert text == f"error: the environment variable {name} is {value!r}; expected {expected}\n"

@@ -4,8 +4,11 @@ import io
 import os
 import pty
 import re
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from subprocess import PIPE
 from types import SimpleNamespace
 from typing import Any
 
@@ -271,8 +274,8 @@ def test_the_end_says_what_failed_where_to_look_and_what_to_do_next(
         scan=SimpleNamespace(edits=10),
         job=SimpleNamespace(editing=SimpleNamespace(output="/data/my [out]")),
     )
-    todo: Any = SimpleNamespace(edits=10 - before, before=before, quarantined=0, part=False)
-    show_end(counts, prepared, todo, 65, Console(file=out, width=60))
+    todo: Any = SimpleNamespace(edits=10 - before, before=before, quarantined=0)
+    show_end(counts, prepared, todo, False, 65, Console(file=out, width=60))
     text = out.getvalue()
     for part in [*parts, "time", "1 min 5 s", "results  /data/my [out]/results/"]:
         assert part in text
@@ -300,3 +303,36 @@ def test_durations_are_readable(seconds: float, text: str) -> None:
 )
 def test_rates_are_readable(rate: float, text: str) -> None:
     assert per_time(rate) == text
+
+
+@pytest.mark.parametrize("broken", ["a full disk", "a reader that has gone"])
+def test_output_that_cannot_be_written_ends_no_run(broken: str) -> None:
+    """Its status is that of the work, and all lines are tried."""
+    code = (
+        "from jobs.display import Progress, console_of_a_run\n"
+        "console = console_of_a_run()\n"
+        "with Progress(console) as progress:\n"
+        "    for number in range(2000):\n"
+        "        progress.phase(f'phase {number}')\n"
+        "import sys, os\n"
+        "print('all', file=sys.stderr)\n"
+        "os._exit(7)\n"
+    )
+    if broken == "a full disk":
+        with open("/dev/full", "w") as full:
+            out: Any = full.fileno()
+            done = subprocess.run(
+                [sys.executable, "-c", code], check=False, stdout=out, stderr=PIPE, text=True
+            )
+    else:
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [sys.executable, "-c", code.replace("os._exit(7)", "sys.exit(7)")],
+            check=False,
+            stdout=write,
+            stderr=PIPE,
+            text=True,
+        )
+        os.close(write)
+    assert (done.returncode, done.stderr) == (7, "all\n")

@@ -8,11 +8,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cluster.output.lease import held, holder_of, runs_stopped_by_signal
+from cluster.job import CannotRun, WorkLost
+from cluster.output.attempts import settle
+from cluster.output.lease import LeaseLost, held, holder_of, runs_stopped_by_signal
 from cluster.progress import Counts
+from cluster.results.writer import ResultsNotStored
 from jobs.cli import EXIT_CANNOT_RUN, EXIT_DONE, app
 from jobs.manifest.writing import write_manifest
 from jobs.stopping import MESSAGE
+from pipeline.errors import ErrorCode, StorageFailed, Trouble, Unreadable
 from pipeline.storage import Folder
 from tests.cluster.test_stages import a_row
 from tests.jobs.test_stopping import what_a_signal_leaves
@@ -89,3 +93,69 @@ def test_a_signal_in_a_run_has_it_drain_and_the_next_run_knows(
     assert runs_stopped_by_signal(new) == {runs[0]}
     assert holder_of(new) is None
     assert new.list("attempts") == []  # what the driver itself ended is nobody's fault
+
+
+def ended_by(error: BaseException | None, monkeypatch: pytest.MonkeyPatch, folder: Folder) -> None:
+    """Have a run end so, while a group works on a request."""
+
+    def run(job: Any, *_: Any, **__: Any) -> Counts:
+        folder.write(f"attempts/00/{job.run}-1.beside", b"{}")
+        if error:
+            raise error
+        folder.remove(f"attempts/00/{job.run}-1.beside")
+        return Counts(edited=7)
+
+    monkeypatch.setattr("cluster.dataflow.run", run)
+
+
+@pytest.mark.parametrize(
+    ("error", "blamed"),
+    [
+        (ResultsNotStored("results cannot be stored: the disk is full"), False),
+        (Unreadable("the manifest has changed"), False),
+        (CannotRun("a rank group could not start"), False),
+        (StorageFailed("/out", Trouble(ErrorCode.STORAGE_BUSY, "is busy")), False),
+        (RuntimeError("a fault of the program"), False),
+        (WorkLost("Ray lost all of the job's work 3 times in a row"), True),
+        (LeaseLost("another run has taken it over"), True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_where_the_driver_ends_groups_at_work_no_row_is_blamed(
+    job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, blamed: bool
+) -> None:
+    new = Folder(str(tmp_path / "new"))
+    ended_by(error, monkeypatch, new)
+    result = CliRunner().invoke(app, ["run", job])
+    assert result.exit_code == EXIT_CANNOT_RUN
+    assert len(new.list("attempts")) == blamed
+    assert list(settle(new, "r9")) == ["00"] * blamed
+
+
+def test_a_folder_that_cannot_be_tidied_up_is_a_note_at_the_end_of_a_run(
+    job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended_by(None, monkeypatch, Folder(str(tmp_path / "new")))
+    (tmp_path / "new/trajectories").mkdir(parents=True)
+    loop = tmp_path / "new/trajectories/loop"
+    loop.symlink_to(loop)
+    result = CliRunner().invoke(app, ["run", job, "--set", "trajectory.keep=until_done"])
+    assert result.exit_code == EXIT_DONE, result.output
+    text = " ".join(result.output.split())
+    assert "could not be tidied up: trajectories: " in text
+    assert "All results are stored; the next run tidies up" in text
+    assert "edits done 7" in text
+
+
+def test_a_run_that_is_taken_over_while_it_tidies_up_says_so(
+    job: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended_by(None, monkeypatch, Folder(str(tmp_path / "new")))
+
+    def taken(*_: Any, before: Any, **__: Any) -> None:
+        raise LeaseLost("another run has taken it over")
+
+    monkeypatch.setattr("jobs.run.tidy", taken)
+    result = CliRunner().invoke(app, ["run", job])
+    assert result.exit_code == EXIT_CANNOT_RUN
+    assert "error: another run has taken it over" in result.output

@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 from jobs import stopping
 from jobs.cli import app
 
-DEMO = [sys.executable, "-m", "jobs.cli", "demo", "--set", "inversion.steps=100", "--output"]
+GRACE_S = 2
+DEMO = [sys.executable, "-m", "jobs.cli", "demo", "--set", "inversion.steps=100"]
+DEMO += ["--set", "cluster.reconstruction.groups=1"]
+DEMO += ["--set", f"cluster.stop_grace_s={GRACE_S}", "--output"]
 STOPPED = "stopped; run the same command again to go on\n"
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
@@ -205,7 +208,7 @@ def test_a_command_that_ends_by_itself_leaves_the_handlers_that_were_there() -> 
 @pytest.mark.ray
 @pytest.mark.parametrize(("phase", "number", "status", "message"), [
     ("starting Ray", *SIGNALS[1], STOPPED),
-    ("editing", *SIGNALS[0], f"{stopping.DRAINING.format(grace_s=20)}\n{STOPPED}"),
+    ("editing", *SIGNALS[0], f"{stopping.DRAINING.format(grace_s=GRACE_S)}\n{STOPPED}"),
 ], ids=["starting", "editing"])  # fmt: skip
 def test_a_run_that_is_stopped_says_so_and_leaves_no_process(
     tmp_path: Path, phase: str, number: int, status: int, message: str

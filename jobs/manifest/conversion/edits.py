@@ -16,6 +16,7 @@ from jobs.manifest.conversion.columns import Columns
 from jobs.manifest.conversion.records import Entry, Record
 from jobs.manifest.conversion.sources import Source
 from jobs.manifest.schema import EDIT, EDIT_FIELDS, SCHEMA
+from pipeline.storage import from_json
 
 SETTINGS = tuple(
     n for n in SCHEMA.names if n not in ("video", "video_id", "source_prompt", "edits")
@@ -154,7 +155,7 @@ def _list(cell: Any) -> Any:
     if not isinstance(cell, str) or not TEXT_OF_LIST.fullmatch(cell):
         return cell
     with suppress(json.JSONDecodeError):
-        return json.loads(cell)
+        return from_json(cell)
     if TEXT_OF_ARRAY.search(cell):
         raise ConvertError(
             f"{cell!r} is the text of an array; expected a list in JSON, or a row for each prompt"

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from cluster.results.schema import plain_rows
 from jobs.errors import ConvertError
 from jobs.manifest.conversion.records import reading
-from pipeline.storage import open_file
+from pipeline.storage import from_json, open_file
 
 GZIP = b"\x1f\x8b"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -50,7 +50,7 @@ def read_table(uri: str, problems: list[str]) -> Iterator[tuple[str, Any]]:
         yield from _csv_lines(text, uri)
         return
     try:
-        data = json.loads(text)
+        data = from_json(text)
     except json.JSONDecodeError as error:
         if start == "[":
             raise ConvertError(f"{uri} is not valid JSON: {error}") from error
@@ -87,6 +87,8 @@ def _rows(uri: str, content: bytes) -> Iterator[tuple[str, Any]]:
             table = pa.ipc.open_file(content).read_all()
         else:  # as the library datasets saves it
             table = pa.ipc.open_stream(content).read_all()
+    except MemoryError:  # Arrow's is an ArrowException too, and no damage
+        raise
     except (pa.ArrowException, OSError) as error:
         raise ConvertError(f"{uri} is damaged: {error}") from error
     names = table.column_names
@@ -200,6 +202,6 @@ def _json_lines(text: str, problems: list[str]) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         try:
             if line.strip():
-                yield f"line {number}", json.loads(line)
+                yield f"line {number}", from_json(line)
         except json.JSONDecodeError as error:
             problems.append(f"line {number}: not valid JSON: {error}")

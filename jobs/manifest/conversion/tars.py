@@ -5,7 +5,6 @@ The videos stay where they are: `tar://000.mp4::/data/00000.tar` is read when th
 
 from __future__ import annotations
 
-import json
 import posixpath
 import tarfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 from jobs.errors import ConvertError, nearest
 from jobs.manifest.conversion.records import Record, reading
 from jobs.manifest.conversion.videos import Sieve, is_video
-from pipeline.storage import open_file
+from pipeline.storage import from_json, open_file
 
 TAR_EXTENSIONS = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz")
 TEXTS = ("txt", "text", "caption", "cls")
@@ -107,7 +106,7 @@ def _add(
         if kind != "json":
             sample.values[kind] = text or None
             return
-        found = json.loads(text)
+        found = from_json(text)
         if not isinstance(found, dict):
             raise ValueError("expected an object with columns")
         # what has a file of its own goes before what the JSON says

@@ -18,7 +18,7 @@ from jobs.errors import ConvertError
 from jobs.manifest.conversion.records import Record, examples, reading
 from jobs.manifest.conversion.tables import read_text
 from pipeline.locations import expanded, resolve_uri
-from pipeline.storage import join, split
+from pipeline.storage import find_all, join, split
 
 # the first one wins where a folder has a video in two forms
 VIDEO_EXTENSIONS: tuple[str, ...] = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg")
@@ -96,7 +96,7 @@ def folder_videos(uri: str, pattern: str, sieve: Sieve) -> Iterator[Record]:
 def local_or_remote_files(fs: Any, root: str) -> Iterator[tuple[str, str, int | None]]:
     """Name in the folder, path and bytes of each file; links are followed."""
     if join(fs, root) != root:
-        for path, info in fs.find(root, detail=True).items():
+        for path, info in find_all(fs, root).items():
             yield posixpath.relpath(path, root), path, info.get("size")
         return
     yield from _local_files(root, root, (os.path.realpath(root),))
