@@ -7,6 +7,7 @@ another one left.
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import time
@@ -84,12 +85,19 @@ def drawn_moments(scene: Scene, faults: int, edits: int) -> list[Moment]:
     ]
 
 
-def moments_of(draw: random.Random, kinds: Sequence[str], edits: int) -> list[Moment]:
-    """These kinds in this order, spread over a job of so many edits."""
+def moments_of(
+    draw: random.Random, kinds: Sequence[str], edits: int, most_s: float = math.inf
+) -> list[Moment]:
+    """These kinds in this order, spread over a job of so many edits.
+
+    Args:
+        most_s: none lasts longer.
+    """
     between = edits * 0.8 / max(1, len(kinds))
     return [
-        Moment(kind, int(number * between), draw.uniform(0, 2), draw.uniform(*KINDS[kind].lasts_s))
+        Moment(kind, int(number * between), draw.uniform(0, 2), min(most_s, draw.uniform(*lasts)))
         for number, kind in enumerate(kinds)
+        for lasts in [KINDS[kind].lasts_s]
     ]
 
 

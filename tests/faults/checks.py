@@ -65,7 +65,8 @@ def committed(place: Place) -> dict[Edit, Committed]:
     newest: dict[Edit, dict[str, Any]] = {}
     for row in result_rows(place):
         edit = row["video_id"], row["edit_id"]
-        if edit not in newest or newest[edit]["finished_at"] <= row["finished_at"]:
+        at = row["run"], row["finished_at"]
+        if edit not in newest or (newest[edit]["run"], newest[edit]["finished_at"]) <= at:
             newest[edit] = row
     return {
         edit: Committed(versions.get(row["output"], "gone"), row["run"], row["finished_at"])

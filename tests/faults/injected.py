@@ -276,6 +276,9 @@ KINDS: Mapping[str, Kind] = {
     "storage stalls": Kind(
         storage(1, Fault.STALL, Fault.HALF_STALL), (0.5, 10), 3, needs="storage"
     ),
+    "storage takes no uploads": Kind(
+        storage(1, Fault.NO_CONTINUE, Fault.UNREAD), (0.5, 20), 3, needs="storage"
+    ),
     "storage cuts": Kind(storage(0.6, Fault.CUT_UPLOAD, Fault.CUT), (0.5, 10), 4, needs="storage"),
     "storage down": Kind(storage_down, (0.5, 20), 2, needs="storage"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from tests.faults.scene.stage import Setting, staged
 
 THREE_NODES = Setting("local", workers=3, layout="pair", videos=12, edits=3, steps=40)
 ONE_NODE = Setting("local", workers=1, layout="auto", videos=24, edits=3, steps=60)
+
+SPOT = Setting("local", workers=3, layout="auto", videos=60, edits=3, steps=40)
 
 
 @pytest.mark.soak
@@ -90,3 +93,27 @@ def test_a_group_larger_than_any_node_is_refused_though_the_cluster_has_the_cpus
     assert done.returncode == 1
     assert "error: " in done.stderr
     assert "5 CPU" in done.stderr, done.stderr
+
+
+@pytest.mark.soak
+@pytest.mark.ray
+@pytest.mark.distributed
+@pytest.mark.timeout(580)
+def test_nodes_that_come_and_go_for_a_minute_cost_no_edit(tmp_path: Path) -> None:
+    """As spot machines do: some are lost, some leave in order, and others come."""
+    log, draw = Log(tmp_path / "events.jsonl"), random.Random(3)
+    edits = SPOT.videos * SPOT.edits
+    kinds = ("node killed", "node left and came") * 4
+    moments = [
+        Moment(kind, int(number * 0.8 * edits / len(kinds)), draw.uniform(0, 3), draw.uniform(1, 8))
+        for number, kind in enumerate(kinds)
+    ]
+    with staged(SPOT, 3, log) as campaign:
+        problems = campaign.go(moments)
+    events = log.events()
+    print("\n".join(map(str, events)))
+    assert not problems
+    faults = [event["at_s"] for event in events if event["event"] == "fault"]
+    assert len(faults) == len(kinds)
+    assert faults[-1] - faults[0] >= 60
+    assert [event["event"] for event in events].count("recovered") == len(kinds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def write_dataset(
     edits: int,
     layout: str = "shared",
     steps: int = 3,
+    elsewhere: Mapping[str, str] | None = None,
     **cluster: Any,
 ) -> Dataset:
     """Draw the clips, write their manifest and the job.
@@ -64,13 +66,15 @@ def write_dataset(
         folder: a local one, for the clips, the manifest and the job file.
         layout: one of `LAYOUTS`.
         steps: of inversion: how long a video takes.
+        elsewhere: the URIs of more videos by their ids.
         cluster: settings of the cluster beside those of the layout.
     """
-    rows = []
-    for number in range(videos):
-        _draw(folder / f"clips/{number}.mp4", number)
-        asked = [{"prompt": f"a {colour} square", "edit_id": colour} for colour in COLOURS[:edits]]
-        rows.append({"video": f"clips/{number}.mp4", "video_id": f"v{number:03}", "edits": asked})
+    places = {f"v{number:03}": f"clips/{number}.mp4" for number in range(videos)}
+    for number, place in enumerate(places.values()):
+        draw_clip(folder / place, number)
+    places |= elsewhere or {}
+    asked = [{"prompt": f"a {colour} square", "edit_id": colour} for colour in COLOURS[:edits]]
+    rows = [{"video": place, "video_id": name, "edits": asked} for name, place in places.items()]
     write_manifest(rows, str(folder / "manifest.parquet"))
     job = folder / "job.yaml"
     job.write_text(
@@ -84,11 +88,11 @@ def write_dataset(
             }
         )
     )
-    wanted = {(f"v{number:03}", colour) for number in range(videos) for colour in COLOURS[:edits]}
+    wanted = {(name, colour) for name in places for colour in COLOURS[:edits]}
     return Dataset(job, output, frozenset(wanted))
 
 
-def _draw(path: Path, number: int) -> None:
+def draw_clip(path: Path, number: int) -> None:
     clip = torch.full((6, 40, 56, 3), 30 + 3 * (number % 60), dtype=torch.uint8)
     for frame in range(6):
         square = torch.tensor([220, 40 + number % 200, 40], dtype=torch.uint8)

@@ -116,6 +116,23 @@ class Family:
             line = {one.pid for one in more}
         return found
 
+    def above(self, below: Process, role: str) -> Process | None:
+        """The nearest process of a role that one came of."""
+        while (stat := _stat(below.pid)) and (parent := process(stat[0])):
+            if parent.role == role:
+                return parent
+            below = parent
+        return None
+
+    def with_port(self, port: int) -> Process | None:
+        """The one that runs and has a TCP connection from a port of this machine."""
+        inodes = {
+            f"socket:[{line.split()[9]}]"
+            for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+            if int(line.split()[1].rpartition(":")[2], 16) == port
+        }
+        return next((one for one in self.look() if inodes & set(_open(one.pid))), None)
+
     def close(self) -> None:
         self._end.set()
         self._thread.join()
@@ -134,6 +151,14 @@ class Family:
         if not marked:
             self._foreign.add(one)
         return marked
+
+
+def _open(pid: int) -> list[str]:
+    """What its file descriptors lead to."""
+    try:
+        return [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return []
 
 
 def process(pid: int) -> Process | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,21 @@ class Run:
     def status(self) -> int | None:
         """Its exit status; minus the signal that ended it."""
         return self.process.poll()
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def ends_with(self, status: int, within_s: float = 240.0) -> None:
+        """Wait for its end, which is to be with this exit status."""
+        assert self.process.wait(within_s) == status, self.text
+
+    def says(self, text: str, within_s: float = 120.0) -> None:
+        """Wait until it has said something."""
+        until = time.monotonic() + within_s
+        while text not in self.text:
+            assert not self.ended and time.monotonic() < until, self.text
+            time.sleep(0.05)
 
     def last_lines(self, count: int = 12) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ class Setting:
         storage: the output is in a folder, on a small disk, or on S3.
         workers: worker nodes of the cluster; 0 has the run start Ray itself.
         layout: one of `tests.faults.scene.dataset.LAYOUTS`.
+        elsewhere: the URIs of videos beside those that are drawn, by their ids.
     """
 
     storage: Literal["local", "disk", "s3"]
@@ -43,6 +44,7 @@ class Setting:
     videos: int
     edits: int
     steps: int
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -69,6 +71,7 @@ def staged(setting: Setting, seed: int, log: Log, **cluster: Any) -> Iterator[Ca
             edits=setting.edits,
             layout=setting.layout,
             steps=setting.steps,
+            elsewhere=setting.elsewhere,
             **cluster,
         )
         variables = environment(folder, mark, **access)
