@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.settings import Limits
 from tests.docs.pages import ROOT
 
 PAGE = ROOT / "docs/inputs.md"
@@ -26,6 +27,12 @@ def test_the_codes_on_the_page_are_those_of_the_user_guide() -> None:
     codes = set(re.findall(r"`((?:video|no)_\w+)`", PAGE.read_text()))
     guide = (ROOT / "docs/guide.md").read_text()
     assert codes and not [code for code in codes if f"| `{code}` |" not in guide]
+
+
+def test_the_limits_on_the_page_are_the_default_ones() -> None:
+    page = PAGE.read_text()
+    for name, value in vars(Limits()).items():
+        assert f"`limits.{name}` ({value:,.10g}" in page
 
 
 @pytest.mark.parametrize("row", ["| A | b |", "| `A` x | b \\| c |"])

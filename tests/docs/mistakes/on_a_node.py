@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import fsspec
@@ -196,15 +196,20 @@ class Ranks:
 
 def in_a_row(act: Callable[[Rank, socket.socket], Any]) -> str:
     """What the row says of a request during which the rank did this."""
-    stage: Any = GroupStage.__new__(GroupStage)
-    stage.starting, stage.group = threading.Lock(), Ranks(act)
-    stage.job, stage.fingerprint = SimpleNamespace(cluster=ClusterSettings()), ""
-    stage.attempts = Attempts(Folder("memory://messages"), act.__name__)
-    stage.report, stage.worked, stage.failed_starts = Unheard(), True, 0
+    stage = a_stage(Attempts(Folder("memory://messages"), act.__name__), Ranks(act))
     with patch("cluster.ranks.conversation.CLOSE_S", 0.0):  # `sleep` does not end by itself
         said = str(stage.ask(EncodePrompts(["a zebra"]))[0].error)
     stage.attempts.of(stage._digest(EncodePrompts(["a zebra"]))).answered()
     return said.partition("\nthe tries:")[0]  # which name the machine and the time
+
+
+def a_stage(attempts: Attempts, ranks: Ranks | None = None) -> GroupStage:
+    """A stage with these records of its tries."""
+    stage: Any = GroupStage.__new__(GroupStage)
+    stage.starting, stage.group, stage.attempts = threading.Lock(), ranks, attempts
+    stage.job, stage.fingerprint = SimpleNamespace(cluster=ClusterSettings()), ""
+    stage.report, stage.worked, stage.failed_starts = Unheard(), True, 0
+    return cast(GroupStage, stage)
 
 
 def reports_and_hangs(_: Rank, theirs: socket.socket) -> None:

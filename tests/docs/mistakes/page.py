@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,8 +15,11 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
+from tests.docs.mistakes.in_a_run import ENDING, IN_A_RUN
 from tests.docs.mistakes.in_an_output import OUTPUTS
 from tests.docs.mistakes.in_python import IN_PYTHON
+from tests.docs.mistakes.in_storage import LIMITS, STORAGE
+from tests.docs.mistakes.kinds import changes, commands, in_edit, in_row, jobs, videos
 from tests.docs.mistakes.on_a_cluster import PLACEMENT, PREFLIGHT
 from tests.docs.mistakes.on_a_node import FETCHING, MEMORY, RUNNING
 from tests.docs.mistakes.provoke import (
@@ -29,7 +31,6 @@ from tests.docs.mistakes.provoke import (
     manifest,
     plain,
     read,
-    retake,
     row,
     run_only,
     validate,
@@ -40,33 +41,6 @@ from tests.small_models import change_json
 
 WEIGHTS = "transformer/diffusion_pytorch_model"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-
-
-def commands(*lines: str) -> Mistakes:
-    return {f"`retake {line}`": lambda line=line: retake(*shlex.split(line)) for line in lines}
-
-
-def jobs(*lines: str, whole: bool = False) -> Mistakes:
-    return {f"`{line}`": lambda line=line: validate(f"{line}\n", whole=whole) for line in lines}
-
-
-def changes(*options: str) -> Mistakes:
-    return {f"`--set {one}`": lambda one=one: validate("", "--set", one) for one in options}
-
-
-def videos(*names: str) -> Mistakes:
-    return {f"the video `{one}`": lambda one=one: row(video=one) for one in names}
-
-
-def in_row(**values: object) -> Mistakes:
-    return {
-        f"`{name}` is `{value!r}`": lambda name=name, value=value: row(**{name: value})
-        for name, value in values.items()
-    }
-
-
-def in_edit(*edits: dict[str, object]) -> Mistakes:
-    return {f"an edit `{one}`": lambda one=one: row(edits=[one]) for one in edits}
 
 
 def remove(name: str) -> Callable[[Path], object]:
@@ -149,6 +123,9 @@ MISTAKES: dict[str, Mistakes] = {
             "cluster: {device: cuda}",
             "cluster: {inversion_deadline_s: 900}",
             "cluster: {stall_deadline_s: 0}",
+            "cluster: {storage_patience_s: 0}",
+            "cluster: {stop_grace_s: -5}",
+            "cluster: {stop_grace_s: 20s}",
             "cluster: {layout: both}",
             "cluster: {layout: shared, inversion: {groups: 1}}",
             "cluster: {layout: shared, inversion: {gpus: 2}}",
@@ -171,6 +148,11 @@ MISTAKES: dict[str, Mistakes] = {
             "reconstruction: {residual: maybe}",
             "video: {height: 33}",
             "video: {fps: 0}",
+            "limits: 50",
+            "limits: {file_gb: 0}",
+            "limits: {memory_gb: 0.1}",
+            "limits: {pixels: 4k}",
+            "limits: {max_frames: 900}",
         ),
         **changes(
             "guidance_scale=4",
@@ -308,6 +290,7 @@ MISTAKES: dict[str, Mistakes] = {
         "an empty file": lambda: read("empty.mp4"),
         "a text": lambda: read("text.mp4"),
         "a Parquet file": lambda: read("m.parquet"),
+        **LIMITS,
     },
     "`retake manifest`": {
         **commands(
@@ -365,14 +348,15 @@ MISTAKES: dict[str, Mistakes] = {
     "Nodes of a cluster": PREFLIGHT,
     "Checkpoints on their way to a node": FETCHING,
     "Memory": MEMORY,
-    "While a job runs": RUNNING,
-    "Output folders and storage": OUTPUTS,
+    "While a job runs": {**RUNNING, **IN_A_RUN},
+    "The end of a run": ENDING,
+    "Output folders and storage": {**OUTPUTS, **STORAGE},
 }
 
 
 def provoked() -> Iterator[tuple[str, str, str]]:
     """The heading, what was done, and the message of each mistake."""
-    wide = {"COLUMNS": "1000", "HF_HUB_OFFLINE": "1"}
+    wide = {"COLUMNS": "1000", "HF_HUB_OFFLINE": "1", "RETAKE_STORAGE_PATIENCE_S": "0.05"}
     with tempfile.TemporaryDirectory() as folder, chdir(folder), patch.dict(os.environ, wide):
         os.environ.pop("RAY_ADDRESS", None)
         write_files()
