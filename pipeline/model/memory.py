@@ -36,6 +36,7 @@ _TEXTS = (
     "unable to find an engine",
     "t allocate memory",
     "not enough memory",
+    "can't start new thread",
 )
 """Of errors that torch raises as plain RuntimeErrors: CUDA, cuDNN and cuBLAS; a convolution, which
 drops each engine of cuDNN whose workspace finds no room and at last has none left; the CPU's

@@ -127,6 +127,9 @@ def _passing(cause: BaseException) -> bool:
     return _number(cause) in AWAY | SHAKY and not _answered(cause)
 
 
+NO_MEMORY = "this machine has no memory left for the process; give its node more, or fewer groups"
+
+
 def explain(error: BaseException, uri: str, doing: str = "read") -> Trouble:
     """What an exception from reading a location means, or from its being `written`.
 
@@ -141,6 +144,8 @@ def explain(error: BaseException, uri: str, doing: str = "read") -> Trouble:
         below = failed.location.removeprefix(uri.rstrip("/") + "/")
         text = f"{below}: {failed.trouble.text}"
         return Trouble(failed.trouble.code, text, failed.trouble.temporary)
+    if any(isinstance(c, MemoryError) or getattr(c, "errno", 0) == errno.ENOMEM for c in causes):
+        return Trouble(ErrorCode.OUT_OF_MEMORY, f"cannot be {doing}: {NO_MEMORY}")
     status = next((code for cause in causes if (code := http_status(cause))), None)
     known = _explain_location(error, uri)
     known = known or next((k for c in causes if (k := _explain_address(c, uri))), None)

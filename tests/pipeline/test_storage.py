@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pickle
@@ -437,3 +438,11 @@ def test_a_listing_that_fails_for_a_moment_is_asked_for_again(
         proxy.next(Fault.RESET, Fault.RESET, Fault.RESET, method="GET")
         assert list(folder.sizes("edits")) == [("edits/v/e.mp4", 5)]
         assert [fault for _, fault in proxy.seen[count:]].count("reset") == 3
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+@pytest.mark.parametrize("doing", ["read", "written"])
+def test_memory_that_ran_out_is_no_fault_of_the_storage(error: Exception, doing: str) -> None:
+    trouble = explain(error, "s3://bucket/a.mp4", doing)
+    assert (trouble.code, trouble.temporary) == ("out_of_memory", False)
+    assert trouble.text.startswith(f"cannot be {doing}: this machine has no memory left")
