@@ -11,7 +11,9 @@ columns, on all cores, and puts on disk what is too much.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
@@ -38,18 +40,22 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
     """An empty database of DuckDB, which is gone after the block with all that it put on disk."""
     import duckdb
 
-    with tempfile.TemporaryDirectory(prefix="retake-") as folder:
-        settings: dict[str, str | bool | int | float | list[str]] = {
-            "temp_directory": folder,
-            "memory_limit": MEMORY,
-            "threads": min(8, os.cpu_count() or 1),
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "preserve_insertion_order": False,
-        }
+    # DuckDB makes it where memory is not enough: else a killed process leaves nothing.
+    folder = f"{tempfile.gettempdir()}/retake-{uuid.uuid4().hex[:12]}"
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "temp_directory": folder,
+        "memory_limit": MEMORY,
+        "threads": min(8, os.cpu_count() or 1),
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "preserve_insertion_order": False,
+    }
+    try:
         with closing(duckdb.connect(":memory:", config=settings)) as connection:
             connection.execute("SET enable_progress_bar = false")
             yield connection
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def newest_rows(
