@@ -35,9 +35,7 @@ def alone_on_the_node(job: str, wait: Callable[[float], None]) -> Iterator[None]
                 held.bind(f"\0retake-{name}")
                 break
             except OSError as error:
-                if (
-                    error.errno != errno.EADDRINUSE
-                ):  # no such names on this system: none to wait for
+                if error.errno != errno.EADDRINUSE:  # the system has no such names: none waits
                     break
                 wait(POLL_S)
         yield

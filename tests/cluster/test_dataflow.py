@@ -567,3 +567,29 @@ def test_a_run_that_lost_its_folder_to_another_ends(run: Run, job: Job) -> None:
     with pytest.raises(CannotRun, match="another run"):
         run(work(v="a"), Graph([]), lease=Lost())
     assert stored(job) == []
+
+
+def test_while_storage_takes_no_results_no_work_begins(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What groups make then is lost with their tries: they write to the same storage."""
+
+    def note(_: Any) -> str | None:
+        return None if "wait" in FakeControl.said else "results cannot be stored"
+
+    monkeypatch.setattr(dataflow.ResultWriter, "note", property(note))
+    hold = threading.Event()
+    threading.Timer(1.5, hold.set).start()
+    assert run(work(v="a"), Graph([a_block(("a", None, None))], hold=hold)).edited == 1
+    assert FakeControl.said == ["begin", "wait", "go"]
+
+
+def test_later_waves_are_as_large_as_the_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs all groups a start, and waits for its last video."""
+    sized: list[int] = []
+    real = dataflow.most_rows
+    monkeypatch.setattr(dataflow, "most_rows", lambda groups: sized.append(groups) or real(groups))
+    gone = ray.exceptions.ActorDiedError()
+    first = Graph([a_block(("a", None, None))], gone)
+    assert run(work(v="ab"), first, Graph([a_block(("b", None, None))])).edited == 2
+    assert set(sized) == {4}, "3 groups that invert, and 1 that reconstructs"

@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -41,6 +39,7 @@ from cluster.stages.blocks import WORK, EditWork, VideoWork, rebuilt, work_of
 from cluster.stages.first_prompts import Prepared
 from pipeline.errors import ErrorCode
 from pipeline.records import EditResult
+from tests.benchmarks.scale import measured_apart
 from tests.in_process import run_in_process
 from tests.small_jobs import a_job
 
@@ -71,10 +70,7 @@ def main() -> None:
     for way, sizes in ways.items():
         before: Measured | None = None
         for rows in sizes:
-            command = [sys.executable, "-m", "tests.benchmarks.scale.driver"]
-            found = Measured.read(
-                subprocess.check_output([*command, "--case", way, str(rows)], text=True)
-            )
+            found = Measured.read(measured_apart(__spec__.name, way, str(rows)))
             more = f"{found.bytes_a_row(before):.0f}" if before else ""
             print(f"| {way} | {found} | {more} |", flush=True)
             before = found

@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +25,7 @@ from cluster.results.merging import Merging
 from cluster.results.parts import FOLDER
 from cluster.results.schema import to_parquet
 from pipeline.storage import Folder
+from tests.benchmarks.scale import measured_apart
 from tests.benchmarks.scale.resume import results
 
 ROWS_OF_A_FILE = 4096
@@ -52,8 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), given.rows)
         for case in ("find the newest rows", "put together", "put together again"):
-            command = [sys.executable, "-m", __spec__.name, "--case", folder, case]
-            print(subprocess.check_output(command, text=True), end="", flush=True)
+            print(measured_apart(__spec__.name, folder, case), end="", flush=True)
     print(small_files(given.files))
 
 

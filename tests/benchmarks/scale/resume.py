@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -32,6 +30,7 @@ from cluster.pending.missing import Places
 from cluster.pending.rows import PendingRows
 from cluster.pending.scan import scan_manifest
 from cluster.results.schema import SCHEMA
+from tests.benchmarks.scale import measured_apart
 from tests.small_jobs import a_job
 
 FILES = 10
@@ -56,8 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for case, done in DONE.items():
             write(Path(folder), given.videos, given.edits, done)
-            command = [sys.executable, "-m", __spec__.name, "--case", folder, case]
-            print(subprocess.check_output(command, text=True), end="", flush=True)
+            print(measured_apart(__spec__.name, folder, case), end="", flush=True)
     videos = given.videos // 20
     print(f"\n{videos:,} rows that the check refuses, one edit each:\n")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,14 @@
 """Videos that are certainly missing are refused by the driver; any other trouble is the groups'."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from s3fs import S3FileSystem
 
-from cluster.pending.missing import MissingVideos, Places
+from cluster.pending.missing import LOOK_AT_ONCE, MissingVideos, Places
+from cluster.pending.rows import _errors_of
 from cluster.stages.blocks import EditWork, VideoWork
 from pipeline.errors import ErrorCode
 from pipeline.storage import write_file
@@ -96,3 +98,18 @@ def test_rows_of_missing_videos_come_out_refused_with_their_other_edits(folder: 
     codes = checked.refused["error_code"].to_pylist()
     assert codes == ["bad_edit_id", "video_not_found", "video_not_found", "bad_edit_id"]
     assert set(checked.refused["status"].to_pylist()) == {"failed"}
+
+
+def test_few_videos_are_looked_for_ahead() -> None:
+    """A process that is to end waits for all that it has asked storage for."""
+    asked: list[str] = []
+
+    class Asked:
+        def error_of(self, video: VideoWork) -> None:
+            asked.append(video.video)
+
+    works = [VideoWork(f"{number}.mp4", str(number)) for number in range(1000)]
+    with ThreadPoolExecutor(LOOK_AT_ONCE) as pool:
+        found = _errors_of(Asked(), works, pool)  # type: ignore[arg-type]
+        assert next(found) is None
+    assert len(asked) == 2 * LOOK_AT_ONCE
