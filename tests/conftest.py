@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             raise pytest.UsageError(f"--golden {folder}: there is no case.json in it or below it")
         names = [case.name for case in cases]
         metafunc.parametrize("golden_case", cases, ids=names, scope="module")
+
+
+HANGS_AFTER_S = 600.0
+"""pytest-timeout ends a test by a signal after 300 s. Native code that never returns to Python does
+not see it, nor does what tidies up after the test."""
+
+
+REAL_STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[REAL_STDERR] = os.dup(2)  # tests have it captured
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A process whose test hangs all the same says where, and ends; the others go on."""
+    where = item.config.stash[REAL_STDERR]
+    faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True, file=where)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 SLOW_MARKS = ("ray", "distributed", "browser", "s3")

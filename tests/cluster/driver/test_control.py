@@ -11,8 +11,9 @@ from cluster.driver import control
 control.ALIVE_S = 0.05
 report = control.DriverReport(None, 1)
 report._here = lambda: None
+node = os.getppid()
 print(os.getpid(), flush=True)
-report._attend(os.getppid())
+report._attend(node)
 """
 NODE = """
 import subprocess, sys
