@@ -166,7 +166,9 @@ def placed(placement: Placement, *, labels: bool = True) -> Counter[str]:
         made = ray.remote(Where).options(**{"num_cpus": 0, **options}, scheduling_strategy="SPREAD")
         actors += [(pool.stage, made.remote()) for _ in range(pool.groups)]
     refs = {actor.node.remote(): stage for stage, actor in actors}
-    found, _ = ray.wait(list(refs), num_returns=len(refs), timeout=20 if labels else 6)
+    # What finds no room is waited for a little only, once the others have answered.
+    ray.wait(list(refs), num_returns=len(refs) - (not labels), timeout=60)
+    found, _ = ray.wait(list(refs), num_returns=len(refs), timeout=6)
     for _, actor in actors:
         ray.kill(actor)
     return Counter(refs[ref] for ref in found)
