@@ -19,6 +19,14 @@ from cluster.driver.sudden_end import last_word
 from cluster.job import CannotRun, Job
 from cluster.layout.placement import Node, Placement, given_address, place, slots
 from cluster.layout.work import Amount
+from cluster.submission.token import (
+    IN_ENVIRONMENT,
+    MODE_VARIABLE,
+    VARIABLE,
+    find_token,
+    missing,
+    refused,
+)
 
 import ray  # isort: skip
 import ray.data  # isort: skip
@@ -166,6 +174,8 @@ def _join(address: str) -> None:
         _reach(address)
         _init()
     except Exception as error:  # Ray has many kinds: of connections, versions, addresses
+        if _asks_for_a_token(error):
+            raise CannotRun(_no_token(address)) from error
         other = "Version mismatch" in str(error)
         way_out = (
             "Install the cluster's versions of Ray and Python here"
@@ -176,6 +186,31 @@ def _join(address: str) -> None:
             f"the environment variable RAY_ADDRESS is {address!r}, and Ray could not connect to "
             f"it: {reason(error)}. {way_out}, or unset RAY_ADDRESS to run on this machine"
         ) from error
+
+
+def _asks_for_a_token(error: BaseException | None) -> bool:
+    """Whether the head refused us: Ray says so in a cause alone."""
+    while error is not None:
+        if "AuthenticationError" in f"{type(error).__name__}: {error}":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _no_token(address: str) -> str:
+    """What to say of a cluster that refused us."""
+    cluster = f"the environment variable RAY_ADDRESS is {address!r}, and the cluster there"
+    token = find_token()
+    if token.value is None and not os.environ.get(MODE_VARIABLE):
+        return missing(cluster, f"{MODE_VARIABLE}=token and {IN_ENVIRONMENT}")
+    if os.environ.get(MODE_VARIABLE, "").lower() != "token":
+        return (
+            f"{cluster} asks for a token. Set {MODE_VARIABLE}=token: only then does Ray send one "
+            f"to an address that is named. It looks for it in {IN_ENVIRONMENT}"
+        )
+    if token.value is None:
+        return missing(cluster, IN_ENVIRONMENT)
+    return refused(cluster, token, VARIABLE)
 
 
 def _reach(address: str) -> None:

@@ -1,0 +1,1 @@
+"""Sends jobs to a Ray cluster from elsewhere, and looks after them there."""
