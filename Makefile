@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SKYPILOT := $(VENV)/skypilot/.ready
 
 .PHONY: demo test soak mutants bench quality style docs clean
 
@@ -12,10 +13,17 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,docs]"
 	touch $(READY)
 
+# Beside the other packages, with which it does not go; tests/skypilot.txt says more.
+$(SKYPILOT): $(READY) tests/skypilot.txt
+	rm -rf $(VENV)/skypilot
+	$(BIN)/python -m pip install -q --no-deps --no-compile --target $(VENV)/skypilot \
+	  -r tests/skypilot.txt
+	touch $(SKYPILOT)
+
 demo: $(READY)            ## edit a few drawn clips with the embedded checkpoint
 	$(BIN)/retake demo --output demo
 
-test: $(READY)            ## the quick tests, with coverage of all processes
+test: $(READY) $(SKYPILOT)  ## the quick tests, with coverage of all processes
 	$(BIN)/python -m tests.run
 
 soak: $(READY)            ## the long tests, then half an hour of faults; see tests/faults/soak.py

@@ -12,7 +12,7 @@ from pipeline import __version__
 from pipeline.redaction import say
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     """A whole number, 1 or more; or the message that says so."""
     if re.fullmatch(r"[0-9]+", text) and int(text) > 0:
         return int(text)
@@ -37,7 +37,7 @@ Only = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option(
-        parser=_count, metavar="N", help="Only the first N videos that have something pending."
+        parser=count, metavar="N", help="Only the first N videos that have something pending."
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
@@ -51,6 +51,19 @@ RetryQuarantined = Annotated[
         "--retry-quarantined",
         help="Try edits again that an earlier run has quarantined, since their video killed or "
         "hung its group on every try.",
+    ),
+]
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed",
+        help="Take only edits that failed or were quarantined before; not those that are new.",
+    ),
+]
+Codes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--code", metavar="CODE", help="Only failed edits with this error code; may be repeated."
     ),
 ]
 Output = Annotated[str, typer.Argument(help="The output folder of a job, a path or URI.")]
