@@ -7,7 +7,6 @@ for one rank alone: a rank that takes no message holds up no other, and no clock
 
 from __future__ import annotations
 
-import os
 import selectors
 import signal
 import socket
@@ -17,9 +16,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO
+from typing import Any
 
+from cluster.events.record import LINES, Happened, Note, ignore
 from cluster.ranks.failures import (
+    LOGGED,
     DeadlinePassed,
     GroupCannotStart,
     RankDied,
@@ -36,12 +37,9 @@ from cluster.ranks.messages import (
     split_number,
     to_line,
 )
-from pipeline.redaction import log_error, safe_end_of
+from cluster.ranks.rank import LOG_KEPT, Rank
+from pipeline.redaction import log_error
 
-LOG_TAIL = 2000
-"""Characters of a log that a message has at most."""
-LOG_READ = 1 << 16
-"""Bytes that they are taken from."""
 AGREE_S = 30.0
 """When one rank answers with an error the others may be without progress for so long."""
 CLOSE_S = 5.0
@@ -52,26 +50,6 @@ READ_BYTES = 1 << 16
 START = 0
 """The number of the start among the requests."""
 NOTHING_YET = "the start of the request"
-
-
-@dataclass
-class Rank:
-    """A process and the owner's end of its socket."""
-
-    process: subprocess.Popen[bytes]
-    channel: socket.socket
-    log: IO[bytes]
-    received: bytearray = field(default_factory=bytearray)
-    unsent: bytearray = field(default_factory=bytearray)
-    at_work: Sequence[int] = ()
-
-    def last_log_lines(self) -> str:
-        """The end of what the rank printed, for an error message; without secrets."""
-        self.log.seek(0, os.SEEK_END)
-        start = max(0, self.log.tell() - LOG_READ)
-        self.log.seek(start)
-        text = self.log.read().decode(errors="replace")
-        return safe_end_of(text, LOG_TAIL, whole=start == 0)
 
 
 @dataclass
@@ -106,11 +84,13 @@ class Conversation:
 
     Args:
         stall_deadline_s: seconds without progress of any rank, while there is a request.
+        note: gets what happens to the ranks.
     """
 
-    def __init__(self, ranks: Sequence[Rank], stall_deadline_s: float) -> None:
+    def __init__(self, ranks: Sequence[Rank], stall_deadline_s: float, note: Note = ignore) -> None:
         self.ranks = list(ranks)
         self.stall_deadline_s = stall_deadline_s
+        self.note = note
         self.ended = False
         self._closing = False
         self._count = 0
@@ -155,6 +135,11 @@ class Conversation:
         self._closing = True
         self._wake()
         self._thread.join()
+
+    def doing(self) -> str:
+        """What a rank reported last; empty where there is no request, or nothing of it yet."""
+        did = self._did
+        return did if self._waiting and did != NOTHING_YET else ""
 
     def _wake(self) -> None:
         with suppress(OSError):  # the thread has ended, or is awake
@@ -234,13 +219,17 @@ class Conversation:
     def _take(self, number: int, line: bytes) -> None:
         request, text = split_number(line)
         report = parse_report(text)
-        self._progress_at = time.monotonic()
+        self._progress_at = self.ranks[number].heard_at = time.monotonic()
         if isinstance(report, Progress):
             self.ranks[number].at_work = report.at_work
             self._did = report.did or self._did
             return
         if report.refusal is not None:
+            self._note(Happened.RANK_REFUSED, number, message=report.refusal)
             raise GroupCannotStart(report.refusal)
+        if report.error_code in LOGGED:
+            about = {"code": report.error_code, "message": report.error}
+            self._note(Happened.RANK_FAILED, number, **about)
         waiting = self._waiting[request]
         waiting.answers[number] = report
         if len(waiting.answers) < len(self.ranks):
@@ -284,26 +273,43 @@ class Conversation:
                 if waiting.failed:  # the others wait in a collective for the one that failed
                     del self._waiting[number]
                     raise _Over(waiting, [waiting.failed])
+        for number in range(len(self.ranks)):
+            self._note(Happened.RANK_LATE, number)
+        heard = [rank.heard_at for rank in self.ranks]
         raise DeadlinePassed(
             f"no progress for {self.stall_deadline_s:g} s; the last was {self._did}. The group was "
-            "ended; where a single step takes longer, set cluster.stall_deadline_s higher"
+            "ended; where a single step takes longer, set cluster.stall_deadline_s higher. "
+            + self._last_of(heard.index(min(heard)))
         )
 
     def _not_ready(self, start: _Waiting) -> DeadlinePassed:
         late = next(place for place in range(len(self.ranks)) if place not in start.answers)
+        self._note(Happened.RANK_LATE, late)
         return DeadlinePassed(
             f"rank {late} of {len(self.ranks)} was not ready within {start.deadline_s:g} s. "
-            "Have the checkpoint on a faster disk, or set cluster.start_deadline_s higher"
+            "Have the checkpoint on a faster disk, or set cluster.start_deadline_s higher. "
+            + self._last_of(late)
         )
 
     def _death(self, number: int) -> RankDied:
         rank = self.ranks[number]
         rank.process.kill()  # its socket is closed: whatever is left of it can answer nothing
         ending = _ending(_waited(rank, KILL_S))
+        died = Happened.RANK_DIED if self._waiting else Happened.RANK_ENDED
+        self._note(died, number, code=ending)
         return RankDied(
             f"rank {number} of {len(self.ranks)} ended ({ending}); its last log "
             f"lines: {rank.last_log_lines() or 'none'}"
         )
+
+    def _last_of(self, number: int) -> str:
+        lines = self.ranks[number].last_log_lines() or "none"
+        return f"The last log lines of rank {number} of {len(self.ranks)}: {lines}"
+
+    def _note(self, event: Happened, number: int, **about: Any) -> None:
+        """Note what happened to a rank, with its last log lines."""
+        lines = self.ranks[number].last_log_lines(LOG_KEPT).splitlines()[-LINES:]
+        self.note(event, process="rank", rank=number, lines=lines, **about)
 
     def _end(
         self, error: RankGroupFailed | GroupCannotStart, blamed: bool, over: _Over | None
@@ -320,6 +326,11 @@ class Conversation:
             self._end_ranks()
         except Exception as problem:  # whatever it is, somebody waits
             log_error(problem)
+        if not self._closing:
+            late = isinstance(error, DeadlinePassed)
+            died = Happened.GROUP_STALLED if late else Happened.GROUP_DIED
+            died = died if left else Happened.GROUP_ENDED  # Ray ends the processes of a wave so
+            self.note(died, message=str(error).partition("\n")[0])
         if over is not None:
             over.waiting.made = over.made
             over.waiting.done.set()

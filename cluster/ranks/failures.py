@@ -13,6 +13,8 @@ from pipeline.storage.trouble import is_of_storage
 
 ACCELERATOR = ("CUDA", "cuDNN", "CUBLAS", "NCCL")
 """What stands in the text of an error of the accelerator that torch raises as a RuntimeError."""
+LOGGED = (ErrorCode.OUT_OF_MEMORY, ErrorCode.STORAGE, ErrorCode.INTERNAL)
+"""Codes of errors that say more in the log of their rank: where they were raised."""
 
 
 class RankGroupFailed(Exception):

@@ -19,13 +19,16 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO
 
-from cluster.ranks.conversation import Conversation, Rank, end
+from cluster.events.record import Happened, Note, ignore
+from cluster.ranks.conversation import Conversation, end
 from cluster.ranks.failures import RankGroupFailed
 from cluster.ranks.messages import Answer, Request, Start
+from cluster.ranks.rank import Rank
 
 CHANNEL = "RETAKE_CHANNEL"
 """The environment variable that tells a rank which file descriptor is its socket."""
@@ -46,6 +49,7 @@ class RankGroup:
         start_deadline_s: seconds until all ranks must have answered it.
         stall_deadline_s: seconds without any progress after which a group at work is killed.
         environment: more environment variables for the ranks.
+        note: gets what happens to the group and its ranks.
 
     Attributes:
         starts: how often ranks were started.
@@ -60,6 +64,7 @@ class RankGroup:
         start_deadline_s: float,
         stall_deadline_s: float,
         environment: Mapping[str, str] | None = None,
+        note: Note = ignore,
     ) -> None:
         self.command = list(command)
         self.ranks = ranks
@@ -67,6 +72,7 @@ class RankGroup:
         self.start_deadline_s = start_deadline_s
         self.stall_deadline_s = stall_deadline_s
         self.environment = dict(environment or {})
+        self.note = note
         self.starts = 0
         self._conversation: Conversation | None = None
         self._starting = threading.RLock()
@@ -107,6 +113,9 @@ class RankGroup:
     def start(self) -> None:
         """Start the ranks and wait until all of them are ready. Raises as `request` does."""
         self.starts += 1
+        again = Happened.GROUP_STARTING if self.starts == 1 else Happened.GROUP_RESTARTING
+        self.note(again, counts={"ranks": self.ranks})
+        began = time.monotonic()
         ranks: list[Rank] = []
         # The file has no name, so that none is left behind whoever dies when; ranks open it through
         # the descriptor that they inherit. Its name would have to outlive the start: NCCL opens it
@@ -115,7 +124,7 @@ class RankGroup:
             with tempfile.TemporaryFile() as rendezvous:
                 for rank in range(self.ranks):
                     ranks.append(self._spawn(rank, rendezvous.fileno()))
-            self._conversation = Conversation(ranks, self.stall_deadline_s)
+            self._conversation = Conversation(ranks, self.stall_deadline_s, self.note)
         except BaseException as error:
             end(ranks)
             if isinstance(error, OSError):
@@ -132,11 +141,17 @@ class RankGroup:
         except BaseException:
             self.close()
             raise
+        self.note(Happened.GROUP_READY, seconds=round(time.monotonic() - began, 3))
 
     def pids(self) -> list[int]:
         """The process ids of the ranks that were started."""
         talk = self._conversation
         return [rank.process.pid for rank in talk.ranks] if talk and not talk.ended else []
+
+    def doing(self) -> str:
+        """What the ranks reported last; empty where they are at no request."""
+        talk = self._conversation
+        return talk.doing() if talk and not talk.ended else ""
 
     def close(self) -> None:
         """End all ranks and wait until they are gone."""

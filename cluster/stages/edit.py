@@ -17,6 +17,7 @@ from cluster.results.schema import SCHEMA
 from cluster.stages.blocks import EditWork, VideoWork, rebuilt, result_of, work_of
 from cluster.stages.group import GivenBack, GroupStage
 from cluster.stages.invert import inversion_of
+from cluster.stages.noted import note_results
 from pipeline.records import EditResult, from_dict
 from pipeline.redaction import log_error
 from pipeline.storage import Folder
@@ -45,6 +46,7 @@ class EditStage(GroupStage):
                     answer, tries = self.ask(EditVideo(unit.spec(), unit.inversion_result))
                     made += self._answered(unit, answer, tries)
                 self._forget(video, made)
+            note_results(self.note, made)
             results.extend(made)
             origins.extend([origin] * len(made))
         return rebuilt(table, results, origins, SCHEMA)

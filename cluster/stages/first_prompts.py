@@ -192,9 +192,8 @@ class Unheard:
     def __init__(self, of: Report | None = None) -> None:
         self.of, self.gives_up = of, False
 
-    def attend(self, stage: str) -> None:
-        if self.of:
-            self.of.attend(stage)
+    def attend(self, stage: str, doing: Callable[[], str] = str) -> str | None:
+        return self.of.attend(stage, doing) if self.of else None
 
     def happened(self, event: Event, times: int = 1) -> None: ...
 

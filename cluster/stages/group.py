@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, Protocol, cast
 
+from cluster.events.log import EventLog
+from cluster.events.record import Happened
 from cluster.job import Job
+from cluster.metrics.group import GroupMetrics
 from cluster.output.attempts import Attempts, History, digest
 from cluster.progress import Event
 from cluster.ranks.failures import DeadlinePassed, GroupCannotStart, RankGroupFailed
@@ -32,6 +36,7 @@ from cluster.ranks.owner import RankGroup, rank_command
 from cluster.settings import GroupSettings
 from cluster.stages.alone import alone_on_the_node
 from cluster.stages.environment import rank_environment
+from cluster.stages.noted import RequestEvents
 from pipeline.errors import ErrorCode
 from pipeline.model.checkpoint import EDITING_PARTS, PROMPT_PARTS, open_checkpoint
 from pipeline.redaction import log_error
@@ -62,8 +67,12 @@ class Report(Protocol):
     None of it raises: where the driver cannot be reached, nothing is reported, and work goes on.
     """
 
-    def attend(self, stage: str) -> None:
-        """Say from now on that the stage's process is there."""
+    def attend(self, stage: str, doing: Callable[[], str] = str) -> str | None:
+        """Say from now on that the stage's process is there, and what it gives as its last step.
+
+        Returns:
+            A short name of the process among all owners, where it has one.
+        """
 
     def happened(self, event: Event, times: int = 1) -> None:
         """It is shown while the job runs."""
@@ -109,6 +118,10 @@ class GroupStage:
         self.device = device
         self.report = report
         self.starting = threading.Lock()
+        output, me = Folder(job.editing.output), report.attend(self.name, self._doing)
+        self.note = EventLog(output, job.run, "owner", stage=self.name, group=me)
+        # Called where Ray lets go of this in order; a kill leaves what was stored until then.
+        weakref.finalize(self, self.note.close)
         self.group = RankGroup(
             rank_command(),
             settings.gpus,
@@ -124,11 +137,13 @@ class GroupStage:
             start_deadline_s=job.cluster.start_deadline_s,
             stall_deadline_s=job.cluster.stall_deadline_s,
             environment=rank_environment(device, threads),
+            note=self.note,
         )
-        self.attempts = Attempts(Folder(job.editing.output), job.run)
+        gpus = settings.gpus if device == "gpu" else 0
+        self.metrics = GroupMetrics(job.run, self.name, self.group, gpus)
+        self.attempts = Attempts(output, job.run)
         self.fingerprint = job.fingerprint()
         self.failed_starts, self.reason, self.worked = 0, "", False
-        report.attend(self.name)
         self.begin()
 
     def begin(self) -> None:
@@ -136,6 +151,10 @@ class GroupStage:
         takes no new work."""
         with suppress(GivenBack):
             self._start()
+
+    def _doing(self) -> str:
+        """What the group did last; nothing before there is one."""
+        return self.group.doing() if hasattr(self, "group") else ""
 
     def ask(self, request: Request) -> tuple[Answer, int]:
         """The group's answer to a request, and how often it was tried. For two threads at once.
@@ -154,27 +173,33 @@ class GroupStage:
         """
         self._wait(0.0)
         history = self.attempts.of(self._digest(request), _what(request))
+        events = RequestEvents(self.note, request)
         smaller = 0
         while len(history.charged) <= self.job.cluster.retries:
             self._start()
+            events.trying()
             parts = self.group.start_message.branches_at_once
             try:
-                with self._beside_no_other(history):
+                with self._beside_no_other(history), self.metrics.at_work():
                     answers = self.group.request(request, alone=history.alone, begin=history.begin)
             except (RankGroupFailed, GroupCannotStart) as error:
                 late = isinstance(error, DeadlinePassed)
                 code = ErrorCode.DEADLINE if late else ErrorCode.RANK_DIED
                 history.failed(code, str(error), charged=error.charged)
+                events.failed_try(code, str(error))
                 continue
             if parts == SMALLEST or not ran_out_of_memory(answers):
                 tries = len(history.charged) + smaller + 1
                 history.answered()
-                return joined(answers), tries
+                events.answered(answer := joined(answers), tries)
+                return answer, tries
             smaller += 1
+            events.failed_try(ErrorCode.OUT_OF_MEMORY, "memory ran out: asked with smaller parts")
             start = replace(self.group.start_message, branches_at_once=SMALLEST)
             self.group.start_message = start
-        code = history.charged[-1].code
-        return Answer(error_code=code, error=history.text()), len(history.charged)
+        code, text = history.charged[-1].code, history.text()
+        events.quarantined(code, text, len(history.charged))
+        return Answer(error_code=code, error=f"{text}\n{self._more()}"), len(history.charged)
 
     @contextmanager
     def _beside_no_other(self, history: History) -> Iterator[None]:
@@ -198,9 +223,11 @@ class GroupStage:
                 self.failed_starts += 1
                 if self.failed_starts == START_TRIES:
                     self.report.broken(self.reason)
+                    self.note(Happened.GROUP_BROKEN, message=self.reason)
                 self._wait(min(HOLD_S, START_PAUSE_S * self.failed_starts))
             if self.failed_starts >= START_TRIES:
                 self.report.repaired()
+                self.note(Happened.GROUP_REPAIRED)
             self.failed_starts, self.reason = 0, ""
 
     def _started(self) -> bool:
@@ -211,6 +238,7 @@ class GroupStage:
         except (GroupCannotStart, RankGroupFailed) as error:
             log_error(error)
             self.reason = str(error)
+            self.note(Happened.GROUP_NOT_STARTED, message=self.reason)
             return False
         if not self.worked:
             self.worked = True
@@ -231,6 +259,10 @@ class GroupStage:
             if left <= 0:
                 return
             time.sleep(min(left, POLL_S))
+
+    def _more(self) -> str:
+        """Where more of a group's last log lines is than an error has."""
+        return f"more of the log: `retake logs OUTPUT --run {self.job.run} --level error`"
 
     def _digest(self, request: Request) -> str:
         """What a request is, in this run and the next: not what its inversion happened to take."""

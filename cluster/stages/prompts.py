@@ -94,6 +94,7 @@ class EncodePrompts(GroupStage):
     def close(self) -> None:
         """End the group: its memory is free when this returns."""
         self.group.close()
+        self.note.close()
 
     def begin(self) -> None:
         """Start the group where it is known to be needed; else see `_begin`."""

@@ -79,6 +79,8 @@ def as_its_name_says(video: VideoSpec) -> None:
         time.sleep(3600)
     if name.endswith("unreadable"):
         raise RowError(ErrorCode.VIDEO_UNREADABLE, "no video")
+    if name.endswith("memory"):
+        raise ERRORS["memory"]
 
 
 def invert(video: VideoSpec) -> InversionResult:

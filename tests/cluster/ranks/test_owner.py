@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ranks.conversation import LOG_READ, LOG_TAIL, Rank
 from cluster.ranks.failures import DeadlinePassed, GroupCannotStart, RankDied, RankGroupFailed
 from cluster.ranks.messages import Start
 from cluster.ranks.owner import RankGroup
+from cluster.ranks.rank import LOG_READ, LOG_TAIL, Rank
 from tests.cluster.ranks.fake_rank import Command
 
 COMMAND = [sys.executable, "-m", "tests.cluster.ranks.fake_rank"]

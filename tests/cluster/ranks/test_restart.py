@@ -164,7 +164,8 @@ def test_a_group_that_is_closed_leaves_no_thread_and_no_open_file() -> None:
     for _ in range(2):
         group.request(Command("echo"))
         group.close()
-    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == (threads, files)
+    assert threading.active_count() <= threads  # those of a test before may have ended meanwhile
+    assert len(os.listdir("/proc/self/fd")) <= files
 
 
 def test_the_seconds_of_a_group_are_those_of_its_last_rank() -> None:
@@ -204,6 +205,7 @@ def test_a_request_that_failed_holds_nothing_when_the_next_begins(
         assert held[0]() is None
         answers = (split_number(line)[1] for line in lines)  # progress is reported between them
         answer = parse_report(next(line for line in answers if b"KeyError" in line))
+        next(answers)  # it has finished: a rank whose owner is gone ends its process, here ours
     assert isinstance(answer, Answer)
     assert answer.error_code == ErrorCode.INTERNAL
     assert answer.seconds > 0
