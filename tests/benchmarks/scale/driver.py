@@ -147,6 +147,10 @@ class Rows:
     def amount(self) -> Amount:
         return Amount(self.rows, self.rows)
 
+    @property
+    def edits(self) -> int:
+        return self.rows
+
     def __iter__(self) -> Iterator[Checked]:
         for first in range(0, self.rows, ROWS_OF_A_TABLE):
             some = range(first, min(first + ROWS_OF_A_TABLE, self.rows))

@@ -16,19 +16,21 @@ import pytest
 from rich.console import Console
 
 from cluster.progress import Counts, Failure, Groups
-from jobs import display
 from jobs.display import (
-    LINE_EVERY_S,
     Progress,
-    Rate,
     Ticker,
     duration,
     failed_lines,
     per_time,
-    phase_of,
     show_end,
+    ticker,
 )
+from jobs.display.ticker import LINE_EVERY_S
 from jobs.errors import counted
+from jobs.status import state
+from jobs.status.phases import phase_of
+from jobs.status.rate import Rate
+from jobs.status.state import RunState
 
 READY = tuple(Groups(stage, 1, 1) for stage in ("prompts", "inversion", "reconstruction"))
 """Every group of a small job has loaded what it needs."""
@@ -53,7 +55,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: self.now))
+        for module in (ticker, state):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 @pytest.fixture
@@ -61,9 +64,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def plain(out: io.StringIO, edits: int = 10) -> Progress:
+def plain(out: io.StringIO, edits: int = 10, videos: int = 10) -> Progress:
     """Progress where there is no terminal."""
-    return Progress(Console(file=out, width=60), edits)
+    progress = Progress(Console(file=out, width=60))
+    progress.state.put(edits=edits, videos=videos)
+    return progress
 
 
 def loaded(ready: int) -> tuple[Groups, ...]:
@@ -74,7 +79,7 @@ def test_a_caller_that_is_stuck_has_a_line_every_so_often_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert LINE_EVERY_S <= 25
-    monkeypatch.setattr(display, "LINE_EVERY_S", 0.01)
+    monkeypatch.setattr(ticker, "LINE_EVERY_S", 0.01)
     out = Lines(wanted=5)
     with plain(out) as progress:
         progress.phase("starting Ray")
@@ -167,19 +172,66 @@ def test_several_groups_of_a_stage_are_counted(clock: Clock) -> None:
 
 
 def test_a_run_shows_its_rate_and_what_is_left_once_both_are_known(clock: Clock) -> None:
-    progress = plain(io.StringIO(), 400)
+    progress = plain(io.StringIO(), 400, videos=100)
     counts = Counts(groups=READY, prompts=9, inverted=1)
     progress.show(counts)
     clock.now += 60
     progress.show(replace(counts, edited=2))
     assert progress.line() == "editing: 2 of 400 edits, 1 video inverted"
     clock.now += 60
-    progress.show(replace(counts, edited=4, failed=96))
+    progress.show(replace(counts, edited=4))
+    assert progress.line() == "editing: 4 of 400 edits, 1 video inverted, 2.0 edits/min"
+    clock.now += 120
+    progress.show(replace(counts, edited=8))
     assert progress.line() == (
-        "editing: 4 of 400 edits, 96 failed, 1 video inverted, 2.0 edits/min, about 2 h 30 min left"
+        "editing: 8 of 400 edits, 1 video inverted, 2.0 edits/min, about 3 h 16 min left"
     )
     progress.show(replace(counts, edited=304, failed=96))
     assert " left" not in progress.line()
+
+
+def left_s(clock: Clock, edits: int, videos: int, groups: int, *arrivals: Any) -> float | None:
+    """Seconds left, after results have come: (seconds, made, failed at groups, refused) each."""
+    run = RunState()
+    run.put(edits=edits, videos=videos)
+    pool = (Groups("editing", groups, groups),)
+    run.take(Counts(groups=pool, inverted=1))
+    for seconds, made, failed, refused in arrivals:
+        clock.now += seconds
+        run.take(
+            Counts((), pool, inverted=1, edited=made, failed=failed + refused, refused=refused)
+        )
+    return run.status().left_s
+
+
+def test_time_left_is_not_known_from_the_first_burst(clock: Clock) -> None:
+    """Eight groups give their first four edits within seconds: nobody knows when they do again."""
+    burst = [(180 if place == 0 else 4, 4 * place + 4, 0, 0) for place in range(8)]
+    assert left_s(clock, 320, 80, 8, *burst) is None
+    assert left_s(clock, 320, 80, 8, *burst, (172, 36, 0, 0)) == pytest.approx(
+        284 / (36 / 380), rel=0.01
+    )
+
+
+def test_edits_that_fail_at_groups_take_their_time(clock: Clock) -> None:
+    """Half of them fail as late as others are made: the rest takes as long as it would else."""
+    assert left_s(clock, 100, 100, 1, *((10, n, n - 1, 0) for n in range(1, 11))) == pytest.approx(
+        81 * 100 / 19, rel=0.01
+    )
+
+
+def test_edits_that_the_check_refuses_take_no_time(clock: Clock) -> None:
+    refused = [(10, n, 0, 50) for n in range(1, 11)]
+    assert left_s(clock, 100, 100, 1, *refused) == pytest.approx(40 * 10, rel=0.01)
+
+
+def test_time_left_grows_while_a_row_is_tried_again(clock: Clock) -> None:
+    steady = [(10, n, 0, 0) for n in range(1, 11)]
+    first = left_s(clock, 100, 100, 1, *steady)
+    later = left_s(clock, 100, 100, 1, *steady, (300, 10, 0, 0))
+    assert first is not None
+    assert later is not None
+    assert later > 2 * first
 
 
 def rate_of(*arrivals: tuple[float, int]) -> Rate:
