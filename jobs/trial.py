@@ -1,7 +1,7 @@
 """A run of a part of a manifest, and the plan of a run that is only shown.
 
 `--limit N` takes the first N videos that have something pending, `--only` what is named on the
-command line or in a list, such as the one that the gallery writes.
+command line or in a list, such as the one that the gallery writes, `--retry-failed` what failed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.manifest import ManifestFiles
-from cluster.pending.done import find_answered
+from cluster.pending.done import NOT_TAKEN, Answered, find_answered
 from cluster.pending.rows import PendingRows
 from cluster.results.damaged import Damaged, warn
+from cluster.results.failed import FailedOf
 from cluster.results.parts import read_parts
 from cluster.selection.entries import Entry, Selection
 from cluster.selection.survey import names, survey
@@ -47,10 +48,17 @@ class Part:
     Args:
         selection: the edits, by id; all of them by default.
         limit: at most so many videos, the first ones that have something pending.
+        failed: only edits that failed before; by default whatever is pending.
     """
 
     selection: Selection | None = None
     limit: int | None = None
+    failed: FailedOf | None = None
+
+    @property
+    def has_quarantined(self) -> bool:
+        """Whether it gives quarantined edits another chance."""
+        return self.failed is not None and self.failed.has_quarantined
 
 
 def pending_rows(
@@ -73,13 +81,17 @@ def pending_rows(
     if part.selection:
         _refuse_unknown(prepared.job.files, part.selection)
     answered = find_answered(
-        prepared.job, prepared.scan, retry_quarantined=retry_quarantined, on_damaged=on_damaged
+        prepared.job,
+        prepared.scan,
+        retry_quarantined=retry_quarantined,
+        only=part.failed,
+        on_damaged=on_damaged,
     )
     return PendingRows(prepared.job, prepared.scan, answered, part.selection, part.limit)
 
 
-def part_of(only: Sequence[str], limit: int | None) -> Part | None:
-    """The part of a manifest that `--only` and `--limit` name; None for all of it.
+def part_of(only: Sequence[str], limit: int | None, failed: FailedOf | None = None) -> Part | None:
+    """The part of a manifest that `--only`, `--limit` and `--retry-failed` name; None for all.
 
     Args:
         only: `video_id` or `video_id/edit_id` each, with `*` for any text; or a list: `@file`, or a
@@ -89,13 +101,13 @@ def part_of(only: Sequence[str], limit: int | None) -> Part | None:
         JobError, ConvertError: a list that cannot be read, or that names nothing.
     """
     if not only:
-        return None if limit is None else Part(None, limit)
+        return None if limit is None and failed is None else Part(None, limit, failed)
     entries = [entry for text in only for entry in _entries(text)]
     if not entries:
         raise JobError(
             f"--only {', '.join(only)}: names no video and no edit; expected at least one video_id"
         )
-    return Part(Selection(entries), limit)
+    return Part(Selection(entries), limit, failed)
 
 
 def dry_run(spec: JobSpec, part: Part | None, *, retry_quarantined: bool = False) -> None:
@@ -105,7 +117,8 @@ def dry_run(spec: JobSpec, part: Part | None, *, retry_quarantined: bool = False
 
     prepared = prepare(spec, write=False)
     show_plan(prepared)
-    found = survey(pending_rows(prepared, part, retry_quarantined=retry_quarantined))
+    rows = pending_rows(prepared, part, retry_quarantined=retry_quarantined)
+    found = survey(rows)
     refused = ", ".join(f"{code} {count}" for code, count in sorted(found.refused.items()))
     stored = _with_trajectory(Folder(prepared.job.editing.output), found.ids)
     first = ", ".join(found.ids[:SHOWN])
@@ -115,6 +128,7 @@ def dry_run(spec: JobSpec, part: Part | None, *, retry_quarantined: bool = False
     lines = {
         "pending": f"{counted(found.videos, 'video')}, {counted(found.pending, 'edit')}",
         "videos": first + more,
+        "not taken": _not_taken(rows.answered),
         "done": counted(found.done, "edit"),
         "quarantined": left_out if found.quarantined else "",
         "refused": f"{found.refused.total()}" + (f" ({refused})" if refused else ""),
@@ -125,6 +139,12 @@ def dry_run(spec: JobSpec, part: Part | None, *, retry_quarantined: bool = False
         if text:
             say(f"{name:<15} {text}")
     say("dry run: nothing was started or written")
+
+
+def _not_taken(answered: Answered) -> str:
+    """What a run of failed edits leaves pending; empty where it leaves nothing."""
+    count = answered.count(NOT_TAKEN)
+    return f"{counted(count, 'edit')}, pending but none of the failed ones" if count else ""
 
 
 def _entries(text: str) -> Iterator[Entry]:

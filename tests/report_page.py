@@ -84,6 +84,7 @@ class Report:
     def load_clips(self, card: int = 0) -> list[Any]:
         clips = self.all(f".card:nth-child({card + 1}) video")
         assert clips
+        self.ask("arguments[0].scrollIntoView({block: 'center'})", clips[0])  # else none is loaded
         self.wait(lambda: self.ask("arguments[0].every(v => v.readyState >= 2)", clips))
         return clips
 

@@ -58,6 +58,13 @@ def edit_keys(job: Job, job_fingerprint: str, table: pa.Table) -> EditKeys:
     return EditKeys(own, values["edit_id"], prints)
 
 
+def edit_ids(edits: Edits) -> list[str | None]:
+    """The id of each edit, given or by default, [edits]; None where an edit is no struct."""
+    if not pa.types.is_struct(edits.values.type):
+        return [None] * len(edits.values)
+    return _edit_ids({name: _child(edits, name) for name in (f.name for f in fields(EditSpec))})
+
+
 def _texts(
     job: Job, job_fingerprint: str, table: pa.Table, edits: dict[str, list[Any]], places: list[int]
 ) -> Iterator[str]:

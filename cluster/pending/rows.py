@@ -15,14 +15,14 @@ import pyarrow as pa
 from cluster.job import Job
 from cluster.layout.work import Amount
 from cluster.pending.check import RowCheck
-from cluster.pending.done import DONE, QUARANTINED, Answered
+from cluster.pending.done import DONE, NOT_TAKEN, PENDING, QUARANTINED, Answered
 from cluster.pending.ids import video_ids
 from cluster.pending.missing import LOOK_AT_ONCE, MissingVideos, Places
 from cluster.pending.refused import results_of_refused
 from cluster.pending.scan import Scan
 from cluster.results.schema import SCHEMA
 from cluster.rows import default_id_of
-from cluster.selection.entries import Selection
+from cluster.selection.entries import Selection, names_of, own_id
 from cluster.selection.survey import Survey, survey
 from cluster.stages.blocks import VideoWork, manifest_rows, rebuilt
 from pipeline.errors import RowError
@@ -85,7 +85,7 @@ class PendingRows:
     @cached_property
     def found(self) -> Survey:
         """How much there is to do; exact where the run takes a part of the manifest."""
-        if self.selection or self.limit is not None:
+        if self.selection or self.limit is not None or self.answered.only:
             return survey(self)
         found = Survey()
         counts, left_out = self.scan.counts, self.answered.left_out()
@@ -163,8 +163,10 @@ class PendingRows:
             row,
             repeated=number in self._repeated,
             done=done,
-            quarantined=int((kinds == QUARANTINED).sum()),
+            quarantined=int(np.isin(kinds, (QUARANTINED, NOT_TAKEN)).sum()),
         )
+        if work and self.answered.only:
+            work = _only_taken(work, row, kinds)
         taken = self.selection.part(work) if work and self.selection else work
         return Look(origin, row, kinds, taken)
 
@@ -188,7 +190,7 @@ class PendingRows:
     def _open(self) -> np.ndarray:
         """Whether a row of the manifest has something to do, refusals counted, [rows]."""
         counts = self.scan.counts
-        return (self.answered.left_out() < counts) | (counts == 0)
+        return (self.answered.left_out() < counts) | ((counts == 0) & (self.answered.only is None))
 
     @cached_property
     def _repeated(self) -> frozenset[int]:
@@ -209,6 +211,15 @@ class PendingRows:
             refused += results
             of_refused += [origin] * len(results)
         return Checked(rebuilt(table, good, of_good), rebuilt(table, refused, of_refused, SCHEMA))
+
+
+def _only_taken(work: VideoWork, row: Mapping[str, Any], kinds: np.ndarray) -> VideoWork | None:
+    """The work without edits that the check refuses and the run does not take."""
+    edits = zip(names_of(row)[1], kinds, strict=False)  # a row without edits has one name
+    taken = {edit_id for edit_id, kind in edits if kind == PENDING}
+    good = not work.error_code
+    left = tuple(e for e in work.edits if (good and e.pending) or own_id(e) in taken)
+    return replace(work, edits=left) if left else None
 
 
 def _errors_of(

@@ -56,11 +56,15 @@ class Merging:
         self._files.append(_Written(name, rows, self._count, self._count))
         self._count += 1
 
-    def merge(self) -> None:
+    def merge(self) -> int:
         """Put together what has become many, and remove what was put together before.
 
         What storage refuses here is tried again with later files: the rows are stored.
+
+        Returns:
+            How many files were put together.
         """
+        joined = 0
         while together := self._next():
             try:
                 one = self._put_together(together)
@@ -68,7 +72,9 @@ class Merging:
                 break
             self._files[-len(together) :] = [one]
             self._old.extend((time.monotonic(), file.name) for file in together)
+            joined += len(together)
         self._remove(time.monotonic() - GRACE_S)
+        return joined
 
     def finish(self) -> None:
         """Remove what was put together, whoever may have listed it."""

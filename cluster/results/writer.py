@@ -16,6 +16,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from cluster.events.record import Happened, Note, ignore
 from cluster.job import CannotRun
 from cluster.results.merging import Merging
 from cluster.results.parts import FOLDER
@@ -49,6 +50,7 @@ class ResultWriter:
         patience_s: so long storage may fail before `check` and `close` raise.
         before: called before each change of the folder, in the thread; what it raises ends the
             thread, and `check` and `close` raise it.
+        note: gets what happens to the results.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class ResultWriter:
         run: str,
         patience_s: float,
         before: Callable[[], None] = lambda: None,
+        note: Note = ignore,
     ) -> None:
-        self._before = before
+        self._before, self._note = before, note
         self._output, self._run, self._patience_s = output, run, patience_s
         self._lock = threading.Condition()
         self._waiting: list[pa.Table] = []
@@ -90,6 +93,12 @@ class ResultWriter:
         """Whether so many rows wait that no new work should be taken."""
         with self._lock:
             return self._rows_wait >= FULL_ROWS or self._bytes_wait >= FULL_BYTES
+
+    @property
+    def unstored(self) -> int:
+        """Rows that storage has not taken yet."""
+        with self._lock:
+            return self._rows_wait
 
     @property
     def note(self) -> str | None:
@@ -158,7 +167,8 @@ class ResultWriter:
             while self._wait_for_rows():
                 self._store_all()
                 self._before()
-                self._merging.merge()
+                if joined := self._merging.merge():
+                    self._note(Happened.RESULTS_JOINED, counts={"files": joined})
             self._before()
             self._merging.finish()
         except BaseException as error:
@@ -207,7 +217,11 @@ class ResultWriter:
             self._rows_wait -= rows
             self._bytes_wait -= sum(table.nbytes for table in taken)
             self._first_wait = time.monotonic() if self._waiting else None
-            self._trouble = None
+            trouble, self._trouble = self._trouble, None
+        if trouble:
+            seconds = round(time.monotonic() - trouble.since, 3)
+            self._note(Happened.STORAGE_BACK, seconds=seconds)
+        self._note(Happened.RESULTS_STORED, counts={"rows": rows})
 
     def _may_try_again(self, error: Exception, name: str) -> bool:
         """Keep what went wrong; whether there is patience left."""
@@ -217,6 +231,8 @@ class ResultWriter:
             since, clock = now, datetime.now().strftime("%H:%M")
             if self._trouble:
                 since, clock = self._trouble.since, self._trouble.clock
+            else:
+                self._note(Happened.STORAGE_TROUBLE, message=f"{self._where}: {text}")
             self._trouble = _Trouble(since, clock, text)
             self._given_up = now - since >= self._patience_s
             return not self._given_up

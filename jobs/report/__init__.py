@@ -32,6 +32,8 @@ from jobs.errors import JobError, WrongOption
 from jobs.jobfile.paths import absolute
 from jobs.report.gather import Gallery, link_to
 from jobs.report.read import as_json
+from jobs.summary import plain as as_plain
+from jobs.summary import summarise
 from pipeline.storage import Folder, explain
 
 VIDEOS_IN_A_FILE = 60
@@ -41,7 +43,7 @@ READINGS = 10
 FILES_AT_ONCE = 16
 EDITS_IN_LIST = 200  # names of edits to choose from; where there are more, search finds them
 SCRIPTS = (
-    "data.js", "player.js", "plots.js", "picks.js", "parquet.js", "cards.js", "large.js",
+    "data.js", "player.js", "plots.js", "runs.js", "picks.js", "parquet.js", "cards.js", "large.js",
     "controls.js", "keys.js", "report.js",
 )  # fmt: skip
 
@@ -83,12 +85,14 @@ def write_report(output_uri: str, compare: str | None = None, sample: int = SAMP
 
 def _write(output: Folder, other: Folder | None, sample: int, damaged: Sequence[Damaged]) -> str:
     """Write a report of the results as they are, but for damaged files."""
+    run = as_plain(summarise(output, None, _names(damaged, output)))  # frees its memory before
     gallery, folder = Gallery.read(output, other, sample, damaged), output.child("report")
     try:
         with _Report(folder) as report:
             summary = gallery.summary() | _write_data(report, gallery)
             summary |= {
                 "settings": _settings(gallery.job),
+                "run": run,
                 # names the marks that a browser keeps; no path, as the page may be given away
                 "key": hashlib.sha256(output.full_uri("").encode()).hexdigest()[:12],
             }
@@ -96,6 +100,10 @@ def _write(output: Folder, other: Folder | None, sample: int, damaged: Sequence[
     except OSError as error:
         why = explain(error, folder.uri, "written").text
         raise JobError(f"report {folder.uri}: {why}") from error
+
+
+def _names(damaged: Sequence[Damaged], output: Folder) -> list[str]:
+    return [one.name for one in damaged if one.output == output]
 
 
 def _write_data(report: _Report, gallery: Gallery) -> dict[str, Any]:

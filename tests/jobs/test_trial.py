@@ -185,3 +185,50 @@ def test_a_dry_run_imports_no_ray(job: str) -> None:
     command = [sys.executable, "-c", program, job]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [0, False]
+
+
+@pytest.fixture
+def failed_job(job: str, tmp_path: Path) -> str:
+    """Of the job `horse/red` ran out of memory, `cat/red` is quarantined, and the rest is new."""
+    store(
+        Folder(str(tmp_path / "out")),
+        "r",
+        a_result("horse", "red", "failed", error_code="out_of_memory"),
+        a_result("cat", "red", "quarantined", error_code="rank_died"),
+    )
+    return job
+
+
+def test_a_dry_run_of_failed_edits_shows_what_it_leaves(failed_job: str) -> None:
+    shown = dry_run(failed_job, "--retry-failed")
+    assert (shown["pending"], shown["videos"]) == ("2 videos, 2 edits", "horse, cat")
+    assert shown["not taken"] == "6 edits, pending but none of the failed ones"
+    assert shown["refused"] == "0"
+
+
+def test_failed_edits_are_chosen_by_code_and_by_id(failed_job: str) -> None:
+    def videos(*options: str) -> str:
+        return dry_run(failed_job, "--retry-failed", *options).get("videos", "")
+
+    assert videos("--code", "out_of_memory") == "horse"
+    assert videos("--code", "out_of_memory", "--code", "rank_died") == "horse, cat"
+    assert videos("--code", "out_of_memory", "--retry-quarantined") == "horse, cat"
+    assert videos("--code", "storage") == ""
+    assert videos("--only", "cat") == "cat"
+    assert videos("--limit", "1") == "horse"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--code", "storage"], "--code storage: expected --retry-failed beside it"),
+        (["--retry-failed", "--code", "oom"], "--code 'oom': there is no such error code"),
+        (["--retry-failed", "--code", "storag"], "did you mean 'storage'?"),
+    ],
+)
+def test_a_code_that_says_nothing_is_wrong_usage(
+    job: str, options: list[str], complaint: str
+) -> None:
+    status, text = retake("run", job, *options)
+    assert status == 2
+    assert complaint in text

@@ -186,6 +186,7 @@ function showFound(view, found, edits, page, onPage) {
 }
 
 showSummary();
+showRuns(go);
 showNotes();
 makeMarks();
 makeControls();

@@ -1,16 +1,27 @@
 """Which edits a run leaves out: what an earlier run has answered under the same settings."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cluster.job import Job
-from cluster.pending.done import DONE, PENDING, QUARANTINED, Answered, find_answered
+from cluster.pending.done import (
+    DONE,
+    NOT_TAKEN,
+    PENDING,
+    QUARANTINED,
+    Answered,
+    find_answered,
+)
 from cluster.pending.rows import PendingRows
+from cluster.results.failed import FailedOf
+from cluster.selection.entries import Selection
 from cluster.stages.blocks import work_of
+from pipeline.errors import ErrorCode
 from tests.cluster.test_stages import a_row
-from tests.pending_rows import answer, pending_of, with_rows
+from tests.pending_rows import answer, pending_of, table_of, with_rows
 from tests.small_jobs import a_job
 
 ROWS = [a_row("a", "red", "blue"), a_row("b", "red"), a_row("c", "red", "blue", "green")]
@@ -141,3 +152,90 @@ def test_rows_without_edits_have_their_place_among_the_others() -> None:
     assert [found.of_row(row).tolist() for row in range(4)] == [[], [1, 0], [], [2]]
     assert found.left_out().tolist() == [0, 1, 0, 1]
     assert (found.count(DONE), found.count(QUARANTINED)) == (1, 1)
+
+
+def retried(job: Job, *codes: str, quarantined: bool = False, **how: Any) -> PendingRows:
+    """What a run takes of the failed edits."""
+    return pending_of(job, ROWS, only=FailedOf(frozenset(codes), quarantined), **how)
+
+
+@pytest.fixture
+def failures(job: Job) -> Job:
+    """`a/red` is done, `b` ran out of memory, `c/red` died, `c/blue` was not found, two are new."""
+    everything = pending_of(job, ROWS)
+    answer(everything, run="r1", takes=lambda *ids: ids == ("a", "red"))
+    for run, code, ids in (
+        ("r2", ErrorCode.OUT_OF_MEMORY, ("b", "red")),
+        ("r3", ErrorCode.RANK_DIED, ("c", "red")),
+        ("r4", ErrorCode.VIDEO_NOT_FOUND, ("c", "blue")),
+    ):
+        status = "quarantined" if code is ErrorCode.RANK_DIED else "failed"
+        answer(everything, status, run=run, code=code, takes=lambda *n, ids=ids: n == ids)
+    return job
+
+
+def test_a_run_of_failed_edits_takes_no_new_ones(failures: Job) -> None:
+    rows = retried(failures)
+    assert left(rows) == [("b", "red"), ("c", "red"), ("c", "blue")]
+    assert (rows.edits, rows.before, rows.amount.videos) == (3, 1, 2)
+    assert rows.answered.count(NOT_TAKEN) == 2
+    assert left(pending_of(failures, ROWS)) == [
+        ("a", "blue"),
+        ("b", "red"),
+        ("c", "blue"),
+        ("c", "green"),
+    ], "a plain run takes what is new and what failed, and no quarantined edit"
+
+
+def test_a_run_of_failed_edits_may_be_of_some_codes(failures: Job) -> None:
+    assert left(retried(failures, "out_of_memory")) == [("b", "red")]
+    assert left(retried(failures, "rank_died")) == [("c", "red")]
+    assert left(retried(failures, "not_finite")) == []
+    assert retried(failures, "not_finite").edits == 0
+    both = retried(failures, "out_of_memory", quarantined=True)
+    assert left(both) == [("b", "red"), ("c", "red")]
+    assert retried(failures, "out_of_memory").answered.count(QUARANTINED) == 1
+
+
+def test_a_run_of_failed_edits_may_be_of_some_videos(failures: Job) -> None:
+    assert left(retried(failures, selection=Selection([("c", None)]))) == [
+        ("c", "red"),
+        ("c", "blue"),
+    ]
+    assert left(retried(failures, limit=1)) == [("b", "red")]
+    assert left(retried(failures, selection=Selection([("*", "blue")]), limit=3)) == [("c", "blue")]
+
+
+def test_an_edit_that_is_left_out_still_needs_its_trajectory(failures: Job) -> None:
+    (checked,) = retried(failures, "rank_died")
+    (work,) = work_of(checked.work)
+    assert work.left_pending == 2, "c/blue failed with another code, and c/green is new"
+
+
+def test_changed_settings_do_not_hide_a_failed_edit(failures: Job) -> None:
+    editing = replace(failures.editing, precision="fp32", seed=1)
+    assert left(retried(replace(failures, editing=editing), "out_of_memory")) == [("b", "red")]
+
+
+def test_what_is_refused_again_is_taken_only_where_it_failed(job: Job) -> None:
+    rows = [
+        {
+            "video": "/a.mp4",
+            "video_id": "a",
+            "edits": [{"edit_id": i, "prompt": p} for i, p in some],
+        }
+        for some in [[("x", ""), ("y", "good")], [("z", "")]]
+    ]
+    rows[1] |= {"video": "/b.mp4", "video_id": "b"}
+    rows.append({"video": "/c.mp4", "video_id": "c", "edits": []})
+    table = table_of(rows)
+    answer(pending_of(job, table), "failed", run="r1", code=ErrorCode.OUT_OF_MEMORY)
+    only = pending_of(job, table, only=FailedOf())
+    assert (left(only), only.found.refused.total()) == ([("a", "y")], 0)
+    whole = pending_of(job, table)
+    assert whole.found.refused["no_edits"] == 1
+
+
+def test_before_the_first_run_nothing_has_failed(job: Job) -> None:
+    rows = retried(job)
+    assert (left(rows), rows.edits, rows.answered.count(NOT_TAKEN)) == ([], 0, 6)

@@ -1,0 +1,156 @@
+"""How a job went, as `summary.json` and as a few lines: made from the results when a run ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, fields, replace
+from datetime import datetime
+from typing import Any
+
+from cluster.job import Job
+from cluster.progress import Counts, Groups
+from cluster.results.again import whole_reading
+from jobs.errors import counted
+from jobs.spec import JobSpec, parse_job, read_resolved
+from jobs.summary.gather import sums_of
+from jobs.summary.record import FILE, Stage, Summary, Totals
+from pipeline import __version__
+from pipeline.records import Timings, from_dict
+from pipeline.settings import EditingSettings
+from pipeline.storage import Folder, explain
+
+STAGES = {
+    "inversion": ("encode", "invert", "round_trip"),
+    "reconstruction": ("reconstruct", "decode"),
+    "editing": ("encode", "invert", "round_trip", "reconstruct", "decode"),
+}
+"""The parts of the work that a stage's groups do, and do nothing else meanwhile."""
+
+
+def summarise(
+    output: Folder, settings: EditingSettings | None = None, damaged: Collection[str] = ()
+) -> Summary:
+    """The summary of an output, from its results; with what the last run wrote of itself.
+
+    Args:
+        settings: of the job; by default those of the last run.
+        damaged: files of the results that are left out.
+
+    Raises:
+        PartGone, PartDamaged: as of `read_current`.
+        Unreadable: storage does not give a file.
+    """
+    last, of_all = sums_of(output, settings or _settings_of(output), damaged)
+    summary = Summary(__version__, last, of_all)
+    before = _of_the_run(output, last)
+    if before:
+        summary = replace(summary, **before)
+    return summary
+
+
+def write_summary(
+    job: Job, counts: Counts | None, seconds: float, note: Callable[[str], None]
+) -> Summary | None:
+    """Write the summary of a run that comes to its end. That it cannot be written is a note.
+
+    Args:
+        counts: of the run; None where nothing was pending: then there is none to write.
+        seconds: that it took, once it held the output folder.
+    """
+    if counts is None:
+        return None
+    output = Folder(job.editing.output)
+    try:
+
+        def read(damaged: Collection[str]) -> tuple[Totals, Totals]:
+            return sums_of(output, job.editing, damaged, job.run)
+
+        last, of_all = whole_reading(read)
+        stages = tuple(_stages(job, counts.groups, last.timings, seconds, last.gpu_seconds))
+        summary = Summary(__version__, last, of_all, round(seconds, 1), stages)
+        output.write(FILE, as_json(summary).encode())
+    except Exception as error:  # it only informs: whatever it is, the run is done
+        note(f"{output.uri}/{FILE}: not written: {explain(error, output.uri, 'written').text}")
+        return None
+    return summary
+
+
+def as_json(summary: Summary) -> str:
+    """The summary as JSON; times are those of ISO 8601."""
+    return json.dumps(plain(summary), indent=2, ensure_ascii=False) + "\n"
+
+
+def plain(summary: Summary) -> dict[str, Any]:
+    """The summary as plain values, numbers with three decimals."""
+    return _plain(asdict(summary))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="milliseconds")
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def lines_of(summary: Summary | None) -> Iterator[str]:
+    """What a run prints of its summary."""
+    if summary is None:
+        return
+    last = summary.last
+    forwards = [sum(asdict(one).values()) for one in (last.forwards, last.planned or last.forwards)]
+    for stage in summary.stages:
+        if stage.held_s:
+            share = min(1.0, stage.busy_s / stage.held_s)
+            yield f"{'busy':<15} {share:.0%}, {counted(stage.groups, f'{stage.stage} group')}"
+    if last.planned and any(forwards):
+        yield f"{'forwards':<15} {forwards[0]:.0f}, planned {forwards[1]:.0f}"
+    if last.reused:
+        yield f"{'reused':<15} trajectories of {counted(last.reused, 'video')}"
+    if last.gpu_seconds and last.ok:
+        each = last.gpu_seconds / last.ok
+        yield f"{'GPU time':<15} {last.gpu_seconds / 3600:.2f} h, {each:.1f} s an edit"
+    if last.retried:
+        yield f"{'retried':<15} {counted(last.retried, 'edit')}"
+
+
+def _stages(
+    job: Job, groups: Sequence[Groups], timings: Timings, seconds: float, gpu_seconds: float
+) -> Iterator[Stage]:
+    for one in groups:
+        parts = STAGES.get(one.stage)
+        if parts is None:  # prompts are encoded beside the work
+            continue
+        settings = job.cluster.inversion if one.stage == "inversion" else job.cluster.reconstruction
+        yield Stage(
+            stage=one.stage,
+            groups=one.total,
+            gpus=settings.gpus if gpu_seconds else 0,
+            busy_s=sum(getattr(timings, part) for part in parts),
+            held_s=one.total * seconds,
+        )
+
+
+def _of_the_run(output: Folder, last: Totals) -> dict[str, Any]:
+    """What only the last run could know, where its own summary is there."""
+    try:
+        before = json.loads(output.read(FILE))
+        if tuple(before["last"]["runs"]) != last.runs:
+            return {}
+        stages = tuple(from_dict(Stage, stage) for stage in before["stages"])
+        return {"seconds": before["seconds"], "stages": stages}
+    except Exception:  # none, of another version, or damaged: the rest is known without it
+        return {}
+
+
+def _settings_of(output: Folder) -> EditingSettings | None:
+    try:
+        job = read_resolved(output)
+        known = {field.name for field in fields(JobSpec)}
+        values = {name: value for name, value in job.items() if name in known}
+        return parse_job(values, source=output.uri).editing() if values else None
+    except Exception:  # a job of another version, say: what was planned is not known then
+        return None
