@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
@@ -18,15 +18,17 @@ import pyarrow as pa
 
 from cluster.connection import alive_nodes, configure, connected
 from cluster.driver.control import Control, Owner, State
-from cluster.driver.counts import with_events, with_results
+from cluster.driver.counts import with_events, with_refused, with_results
 from cluster.driver.execution import TICK_S, Execution, WaveEnded
 from cluster.driver.graph import ROWS_OF_A_GROUP, graph
 from cluster.driver.lost import LOSSES, Futile, LostBlocks, given_up, lost_blocks
 from cluster.driver.nodes import SILENT_S, Growth, end_silent, working
 from cluster.driver.placing import BACK_S, Placing
 from cluster.driver.wave import Feed, Wave, most_rows
+from cluster.events.driver import RunEvents, events_of
 from cluster.job import CannotRun, Job, WorkLost
 from cluster.layout.placement import Placement
+from cluster.metrics.run import RunMetrics
 from cluster.output.attempts import Attempts, forgive
 from cluster.pending.rows import PendingRows
 from cluster.preflight.driver import preflight
@@ -77,20 +79,33 @@ def run(
     """
     feed = Feed(pending)
     threads: list[threading.Thread] = []
+
+    def doing(text: str) -> None:
+        on_progress(Counts(doing=text, starting=True))
+
     try:
         with ExitStack() as stack:
+            events = stack.enter_context(events_of(job, pending.amount))
             placement = stack.enter_context(connected(job, pending.amount))
             before = alive_nodes()
+            stack.enter_context(events.watching(alive_nodes))
+            doing("checking whether every node can work")
             warnings = preflight(job)
+            doing("checking rows of the manifest")
             configure(job)
             lost = stack.enter_context(lost_blocks())
             patience = job.cluster.storage_patience_s
             check = lease.check if lease else (lambda: None)
-            writer = ResultWriter(Folder(job.editing.output), job.run, patience, check)
+            output = Folder(job.editing.output)
+            writer = ResultWriter(output, job.run, patience, check, events.note)
             notes = (*placement.notes, *warnings)
             placing = Placing(job, pending.amount, before)
-            one = _Run(job, pending.amount, feed, on_progress, writer, lost, threads, placing)
+            metrics = RunMetrics(job.run, pending.edits)
+            one = _Run(
+                job, pending.amount, feed, on_progress, writer, lost, threads, placing, metrics
+            )
             one.stop, one.lease, one.counts = stop, lease, Counts(notes=notes)
+            one.events = events
             return one.to_its_end(placement)
     finally:
         for thread in threads:
@@ -117,6 +132,8 @@ class _Run:
     lost: LostBlocks
     threads: list[threading.Thread]
     placing: Placing
+    metrics: RunMetrics
+    events: RunEvents = field(default_factory=RunEvents)
     stop: threading.Event | None = None
     lease: Lease | None = None
     counts: Counts = field(default_factory=Counts)
@@ -134,6 +151,7 @@ class _Run:
 
     def to_its_end(self, placement: Placement) -> Counts:
         self.control = Control()
+        self.events.planned(placement)
         # Where all GPUs are gone for a while, `auto` would go on with CPUs.
         device = cast(Any, placement.device)
         self.job = replace(self.job, cluster=replace(self.job.cluster, device=device))
@@ -149,6 +167,7 @@ class _Run:
                 placement, before = found, len(wave.waiting)
                 self.groups = working(placement)
                 self._through(wave, placement)
+                self.events.wave_ended(len(wave.waiting))
                 if self.stopping:
                     break
                 left = self._keep(wave)
@@ -159,11 +178,17 @@ class _Run:
             self.control.say("leave")  # who was connected to Ray before keeps the wave's actors
             raise
         finally:
+            with suppress(Exception):  # what is only shown keeps no result from being stored
+                self._show("storing the last results")
             if self.stopping:
                 self.writer.hurry(self.job.cluster.stop_grace_s)
+            self.events.counts = self.counts
+            self.events.stopping(self.stopping)  # where no tick has come since
             self.writer.close()
         self.counts = with_events(self.counts, placement, self.control.at_the_end().events)
-        self.on_progress(self.counts)
+        self.events.counts = self.counts
+        self.metrics.tick(self.counts, 0, None, last=True)
+        self._show("closing Ray")
         return self.counts
 
     def _next_wave(self) -> Wave | None:
@@ -173,25 +198,32 @@ class _Run:
             if wave := self.feed.wave(most):
                 return wave
             self._look_ahead(most, TICK_S)
-            self._tick()
+            self._tick("checking rows of the manifest")
         return None
 
     def _look_ahead(self, most: int, wait_s: float) -> None:
         """Take rows of the manifest, and store the results of those that are refused."""
         refused = self.feed.take(most, wait_s)
         if refused is not None and refused.num_rows:
-            self.writer.add(refused)
-            self.counts = with_results(self.counts, refused)
+            self._store(refused)
+            self.counts = with_refused(self.counts, refused)
+            self.events.refused(refused)
 
-    def _tick(self) -> None:
+    def _show(self, doing: str = "") -> None:
+        """`doing` is what this driver is at, where groups do not work."""
+        self.on_progress(replace(self.counts, doing=doing) if doing else self.counts)
+
+    def _tick(self, doing: str = "") -> None:
         if self.lease is not None:
             self.lease.check()
         self.writer.check()
+        self.events.stopping(self.stopping)
         trouble = self.writer.note
         if trouble and not self.trouble:
             self._note(trouble)
         self.trouble = trouble
-        self.on_progress(self.counts)
+        self.metrics.tick(self.counts, self.writer.unstored, trouble)
+        self._show(doing)
 
     def _placed_again(self) -> Placement | None:
         """Room among the nodes of now; None where the run is to end while it waits for some."""
@@ -199,7 +231,7 @@ class _Run:
 
         def on_wait(why: str) -> bool:
             self.counts = replace(self.counts, notes=(*notes, why) if why else notes)
-            self._tick()
+            self._tick("waiting for nodes with room" if why else "finding room for the groups")
             return not self.stopping
 
         if self.threads:
@@ -211,6 +243,8 @@ class _Run:
         amount = wave.amount if self.feed.empty else self.amount
         self.leaving, self.cut, self.held = False, False, ""
         self.control.begin()
+        self.events.wave_began(wave.amount, placement)
+        self.metrics.begin(wave.waiting)
         try:
             ready = self._first_prompts(wave, placement)
         except _NoTime:
@@ -239,10 +273,12 @@ class _Run:
             self.cut = True
 
     def _first_prompts(self, wave: Wave, placement: Placement) -> first_prompts.Prepared:
-        encoding = replace(self.counts, groups=(Groups(EncodePrompts.name, 1, 1),))
+        groups = (Groups(EncodePrompts.name, 1, 1),)
+        encoding = replace(self.counts, groups=groups, doing="encoding the first prompts on a GPU")
 
         def on_wait() -> None:
             self._end_silent()
+            self.metrics.tick(encoding, self.writer.unstored, self.writer.note)
             self.on_progress(encoding)
             if self.stopping:
                 raise _NoTime
@@ -255,21 +291,27 @@ class _Run:
     def _end_silent(self) -> State:
         """What the stages report, once owners that are stopped are ended."""
         state = self.control.so_far()
-        self.ended.update(end_silent(state.owners.values(), state.now, self.ended))
+        ended = end_silent(state.owners.values(), state.now, self.ended)
+        self.events.ended(state.owners, ended)
+        self.ended.update(ended)
         return state
 
     def _take(self, wave: Wave, table: pa.Table) -> None:
         """Results of a wave."""
         new = wave.new_results(table)
         if new.num_rows:
-            self.writer.add(new)
-            self.counts = with_results(self.counts, new)
+            self._store(new)
+
+    def _store(self, results: pa.Table) -> None:
+        self.writer.add(results)
+        self.counts = with_results(self.counts, results)
+        self.metrics.results(results)
 
     def _go_on(self, wave: Wave, placement: Placement) -> bool:
         """Look after a wave; False where it is not waited for any longer."""
         now = time.monotonic()
         state = self._end_silent()
-        counts = with_events(self.counts, placement, state.events)
+        counts = with_events(self.counts, placement, state.events, state.doing())
         self.counts = replace(counts, notes=counts.notes + self.waiting.note(now))
         self._tick()
         self.leaving = self.leaving or self._is_to_leave(wave, state, placement, now)
@@ -327,13 +369,17 @@ class _Run:
         most = max(LOSSES, self.job.cluster.retries + 3)
         often = [self.losses[video_id] >= most for video_id in ids]
         if any(often):
-            self._take(wave, given_up(left.filter(pa.array(often)), self.job.run, self.lost, most))
+            lost = given_up(left.filter(pa.array(often)), self.job.run, self.lost, most)
+            self._take(wave, lost)
+            self.events.refused(lost)
             left = wave.left()
         if left.num_rows:
             many = f"{left.num_rows} video{'s' * (left.num_rows != 1)}"
             why = f" ({self.lost.why})" if self.lost.count > self.lost_before else ""
             are = "are" if left.num_rows != 1 else "is"
-            self._note(f"{many} {are} without all results{why}; what is missing is made next")
+            note = f"{many} {are} without all results{why}; what is missing is made next"
+            self._note(note)
+            self.events.rows_left(note)
             self.feed.put(left)
         return len(wave.waiting)
 

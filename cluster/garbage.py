@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.job import Job
+from cluster.output.attempts import remove_scratch
 from cluster.results.compaction import compact
 from cluster.results.damaged import Damaged, setter_aside, warn
 from cluster.results.parts import read_parts
@@ -68,6 +69,7 @@ def tidy(
         set_aside(one)
 
     before()
+    remove_scratch(output)
     compact(output, job.run, on_damaged)
     if whole and not damaged and job.editing.trajectory.keep != "always":
         before()

@@ -29,11 +29,13 @@ class Groups:
             and make edits.
         ready: how many have loaded what they need.
         total: how many the job has.
+        doing: what one of them did last, as its ranks report; empty where none does.
     """
 
     stage: str
     ready: int
     total: int
+    doing: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,12 @@ class Counts:
         prompts: encoded, or found encoded.
         inverted: videos inverted, or found inverted.
         edited, failed: edits.
+        refused: of those that failed, what the check refused: no group has seen them.
         errors: how many failed with each code.
         failures: the first few of each code.
+        latest: the last few that failed.
+        doing: what the driver is at, where that is not what the groups do.
+        starting: nothing can be given back or drained yet.
     """
 
     notes: tuple[str, ...] = ()
@@ -68,3 +74,7 @@ class Counts:
     failed: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
+    latest: tuple[Failure, ...] = ()
+    refused: int = 0
+    doing: str = ""
+    starting: bool = False

@@ -1,4 +1,5 @@
-"""`retake gc`: deletes the stored trajectories of an output folder that no result needs."""
+"""`retake gc`: deletes the stored trajectories of an output folder that no result needs, and the
+logs of old runs."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
+from cluster.events.stored import FOLDER as LOGS
+from cluster.events.stored import KEEP_RUNS, old_segments
 from cluster.garbage import KEEP, Unneeded, delete, find_garbage
 from cluster.job import Job
 from cluster.output.lease import held
@@ -31,7 +34,7 @@ def clean(
     confirm: Callable[[str], bool] | None,
     wait: bool = False,
 ) -> None:
-    """Delete what no result needs; ask before that deletes what results name.
+    """Delete what no result needs, and old logs; ask before that deletes what results name.
 
     Args:
         location: the output folder of a job, a path or URI.
@@ -52,6 +55,7 @@ def clean(
     job = _output_of(output)
     if dry_run:
         _list(_find(output, keep, job))
+        _delete_logs(output, dry_run=True)
         return
     with held(output, "", wait=wait, on_wait=say, command="retake gc") as lease:
         found = _find(output, keep, job)
@@ -59,7 +63,21 @@ def clean(
         if named and not yes and not _agreed(named, confirm):
             found = [one for one in found if not one.named]
         delete(output, found, partial(lease.check, sure=True))
-    say(f"{_count(found)} cleaned up, {_megabytes(found)} deleted")
+        say(f"{_count(found)} cleaned up, {_megabytes(found)} deleted")
+        _delete_logs(output, dry_run=False)
+
+
+def _delete_logs(output: Folder, *, dry_run: bool) -> None:
+    """Delete the logs of the runs before the last ones."""
+    old = old_segments(output)
+    size = sum(size for files in old.values() for _, size in files)
+    if not old:
+        return
+    for run in () if dry_run else old:
+        output.remove_folder(f"{LOGS}/{run}")
+    done = "would be deleted" if dry_run else "deleted"
+    runs = counted(len(old), "run")
+    say(f"logs of {runs} before the last {KEEP_RUNS}, {size / 1e6:.1f} MB {done}")
 
 
 def _find(output: Folder, keep: str, job: dict[str, Any]) -> list[Unneeded]:

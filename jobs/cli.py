@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import sys
 
-# In the order of the help.
-# isort: off - in the order of the help
-from jobs.commands import manifest, output, work  # noqa: F401
+# isort: off
+# ruff: noqa: F401 - in the order of the help
+from jobs.commands import work
+from jobs.commands import manifest
+from jobs.commands import output
+from jobs.commands import submission
+from jobs.commands import watching
+from jobs.commands import logs
+from jobs.commands import deployment
+from jobs.commands import dashboard
 
 # isort: on
 from jobs.commands.app import EXIT_CANNOT_RUN, EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, app

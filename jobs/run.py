@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -28,7 +28,12 @@ from jobs.errors import counted
 from jobs.jobfile.paths import LOCATIONS
 from jobs.prepare import Prepared, prepare
 from jobs.spec import RESOLVED, JobSpec
-from jobs.stopping import Region, drains
+from jobs.status.heartbeat import Heartbeat
+from jobs.status.record import Ending
+from jobs.status.request import StopRequest
+from jobs.status.state import RunState
+from jobs.stopping import Region, ask_to_stop, drains, status_of_a_stop
+from jobs.summary import lines_of, write_summary
 from jobs.trial import Part, pending_rows
 from pipeline import __version__
 from pipeline.errors import Unreadable
@@ -61,15 +66,23 @@ def run_job(
             the output folder.
         Stopped: a signal came, and the run has ended in order.
     """
-    started = time.monotonic()
     console = console_of_a_run()
-    with Progress(console) as progress:
+    output, state = Folder(spec.output), RunState()
+    ear = _Ear()
+    heart = Heartbeat(output, state, ear.heard)
+    with Progress(console, state) as progress, heart.beats(), _ending(heart):
+        ear.progress = progress
         progress.phase("checking the job, its manifest and its checkpoint")
         prepared = prepare(spec)
         show_plan(prepared, console)
         job = prepared.job
-        output = Folder(job.editing.output)
-        with held(output, job.run, wait=wait, on_wait=progress.phase) as lease:
+        waits = partial(_waits, progress)
+        with (
+            held(output, job.run, wait=wait, on_wait=waits) as lease,
+            heart.of(lease),
+            _ending(heart),
+        ):
+            began = time.monotonic()
             prepared, job = _named(prepared, lease)
             todo = _compare(prepared, part, lease, progress, retry_quarantined)
             counts = None
@@ -78,12 +91,53 @@ def run_job(
                 lease.check()
                 output.write(RESOLVED, resolved(prepared).encode())
                 with drains(job.cluster.stop_grace_s, lease.stopping) as region:
+                    ear.region = region
                     show = partial(_show, progress, region)
                     with _forgiven(output, job.run, region):
                         counts = dataflow.run(job, todo, show, stop=region.stop, lease=lease)
             _tidy(job, lease, progress, whole=part is None)
-    show_end(counts, prepared, todo, part is not None, time.monotonic() - started, console)
+            _sum_up(job, counts, began, progress)
+            heart.ends(*_how(counts, ear.region))
+    show_end(counts, prepared, todo, part is not None, state.status().seconds, console)
     return counts.failed if counts else 0
+
+
+@dataclass
+class _Ear:
+    """Hears a request to stop the run, and does what SIGTERM does."""
+
+    progress: Progress | None = None
+    region: Region | None = None
+
+    def heard(self, request: StopRequest) -> None:
+        if self.progress:
+            self.progress.note(f"asked to stop by {request.by} (`retake stop`)")
+        ask_to_stop(self.region)
+
+
+@contextmanager
+def _ending(heart: Heartbeat) -> Iterator[None]:
+    """What ends a run before its end is in its last heartbeat."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        heart.ends("stopped", status_of_a_stop())
+        raise
+    except Exception as error:
+        heart.ends("failed", 1, f"{error}" or type(error).__name__)
+        raise
+
+
+def _how(counts: Counts | None, region: Region | None) -> tuple[Ending, int]:
+    """How a run ended that came to its end, and its exit status."""
+    if region and region.stop.is_set():  # without a command that listens to signals
+        return "stopped", status_of_a_stop()
+    return ("failed edits", 3) if counts and counts.failed else ("ok", 0)
+
+
+def _waits(progress: Progress, text: str) -> None:
+    progress.state.put(state="waiting for the lease")
+    progress.phase(text)
 
 
 def _named(prepared: Prepared, lease: Lease) -> tuple[Prepared, Job]:
@@ -102,6 +156,7 @@ def _compare(
     """
     for text in lease.notes:
         progress.note(text)
+    progress.state.put(state="checking", stop_grace_s=prepared.job.cluster.stop_grace_s)
     progress.phase("comparing the manifest with the results")
     output, run = lease.output, prepared.job.run
     before_a_run(output, run, progress.note)
@@ -116,7 +171,14 @@ def _compare(
 
 def _begin(prepared: Prepared, todo: PendingRows, progress: Progress) -> ModuleType:
     """Say what begins; what runs it brings Ray, whose import takes seconds."""
-    progress.edits = todo.edits
+    found = todo.found
+    progress.state.put(
+        state="starting",
+        edits=todo.edits,
+        videos=found.videos,
+        done_before=todo.before,
+        quarantined=todo.quarantined,
+    )
     address = given_address()
     ray = f"connecting to Ray at {address}" if address else "starting Ray"
     progress.phase(f"{ray}, {counted(todo.edits, 'edit')} to make")
@@ -164,9 +226,23 @@ def _tidy(job: Job, lease: Lease, progress: Progress, *, whole: bool) -> None:
         )
 
 
+def _sum_up(job: Job, counts: Counts | None, began: float, progress: Progress) -> None:
+    """Write the summary of a run, and show it.
+
+    Args:
+        began: when the run had the folder: groups were not idle while another one held it.
+    """
+    seconds = time.monotonic() - began
+    for line in lines_of(write_summary(job, counts, seconds, progress.note)):
+        progress.say(line)
+
+
 def _show(progress: Progress, region: Region, counts: Counts) -> None:
-    region.begin()
+    if not counts.starting:
+        region.begin()
     progress.show(counts)
+    if region.stop.is_set():
+        progress.stopping(counts.doing or f"running work has {region.grace_s:g} s to end")
 
 
 def _in_words(todo: PendingRows) -> str:

@@ -142,6 +142,26 @@ def drains(grace_s: float, on_stop: Callable[[], None] = lambda: None) -> Iterat
         raise Stopped
 
 
+def ask_to_stop(region: Region | None) -> None:
+    """Do what SIGTERM does, in any thread; nothing where a signal has come already.
+
+    Args:
+        region: set where no command listens to signals, as in a notebook: its work ends in order.
+    """
+    if not _commands:
+        if region:
+            region.stop.set()
+            with suppress(Exception):  # it only informs
+                region.on_stop()
+    elif _commands[-1].number is None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def status_of_a_stop() -> int:
+    """The exit status of a command that a signal ended."""
+    return _commands[-1].status if _commands else BY_SIGNAL + signal.SIGTERM
+
+
 def _in_fork() -> None:
     """A fork has the pipe of this process: a signal to it is none to this one."""
     if _commands:

@@ -69,6 +69,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.fixture(autouse=True)
+def patience_of_a_command() -> Iterator[None]:
+    """A rank waits longer for storage, and reports it; a test may be a rank in this process."""
+    from pipeline.storage import patience
+
+    names = ("_patience_s", "_waits_for_room", "_on_wait")
+    before = {name: getattr(patience, name) for name in names}
+    yield
+    for name, value in before.items():
+        setattr(patience, name, value)
+
+
 SLOW_MARKS = ("ray", "distributed", "browser", "s3")
 
 

@@ -97,7 +97,7 @@ class Control:
         self.events: dict[str, int] = {}
         self.reason = ""
 
-    def attend(self, stage: str) -> None: ...
+    def attend(self, stage: str, doing: Any = str) -> None: ...
 
     def happened(self, event: str, times: int = 1) -> None:
         self.events[event] = self.events.get(event, 0) + times
@@ -134,7 +134,11 @@ class Group:
     def __init__(self, command: Sequence[str], ranks: int, start: Start, **_: Any) -> None:
         assert ranks == 1, "several ranks need processes: mark the test with `ray`"
         self.start_message = start
+        self.starts = 1
         self.handle: Any = None
+
+    def doing(self) -> str:
+        return ""
 
     def ready(self) -> None:
         try:

@@ -15,10 +15,12 @@ from cluster.pending.check import RowCheck
 from cluster.pending.done import find_answered
 from cluster.pending.rows import PendingRows
 from cluster.pending.scan import scan_manifest
+from cluster.results.failed import FailedOf
 from cluster.results.newest import database, newest_rows
 from cluster.results.schema import SCHEMA, to_parquet
 from cluster.selection.entries import Selection
 from cluster.stages.blocks import VideoWork, work_of
+from pipeline.errors import ErrorCode
 from pipeline.records import EditResult, VideoSpec, arrow_schema
 from pipeline.storage import Folder
 
@@ -52,11 +54,12 @@ def pending_of(
     selection: Selection | None = None,
     limit: int | None = None,
     retry_quarantined: bool = False,
+    only: FailedOf | None = None,
 ) -> PendingRows:
     """What is pending of a job's manifest, or of these rows in its place."""
     job = job if rows is None else with_rows(job, rows)
     scan = scan_manifest(job.files)
-    answered = find_answered(job, scan, retry_quarantined=retry_quarantined)
+    answered = find_answered(job, scan, retry_quarantined=retry_quarantined, only=only)
     return PendingRows(job, scan, answered, selection, limit)
 
 
@@ -85,6 +88,7 @@ def answer(
     status: str = "ok",
     *,
     run: str = "r1",
+    code: ErrorCode | None = None,
     takes: Callable[[str, str], bool] = lambda video_id, edit_id: True,
 ) -> None:
     """Store results of what is pending, as a run would that made just that.
@@ -97,6 +101,7 @@ def answer(
             video_id=video.video_id,
             edit_id=edit.edit_id,
             status=status,
+            error_code=code,
             fingerprint=edit.fingerprint,
             run=run,
             finished_at=datetime.now(UTC),

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -29,6 +29,8 @@ ANSWER_S = 10.0
 ALIVE_S = 5.0
 """An owner says so often that it is there."""
 PAUSE_S = 1.0
+OWNER = 8
+"""Characters of Ray's id of an owner that tell it from others."""
 READY = " ready"
 """How the events end that say that a group of a stage has loaded."""
 
@@ -46,6 +48,7 @@ class Owner:
         pid: of its process.
         seen: when it was last heard, in seconds of the actor's clock.
         broken: why its group cannot start; empty where it can.
+        doing: what its ranks did last; empty where they are at no row.
     """
 
     stage: str
@@ -53,6 +56,7 @@ class Owner:
     pid: int
     seen: float
     broken: str = ""
+    doing: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,14 @@ class State:
     owners: Mapping[str, Owner] = field(default_factory=dict)
     now: float = 0.0
 
+    def doing(self) -> dict[str, str]:
+        """What a group of each stage did last; where there are several, the first that says so."""
+        found: dict[str, str] = {}
+        for owner in self.owners.values():
+            if owner.doing and self.now - owner.seen <= 2 * ALIVE_S:
+                found.setdefault(owner.stage, owner.doing)
+        return found
+
 
 class ControlActor:
     """Holds what both sides have last sent; results do not depend on it.
@@ -83,17 +95,27 @@ class ControlActor:
         self.born = uuid.uuid4().hex
         self.events: Counter[str] = Counter()
         self.owners: dict[str, Owner] = {}
+        self._loaded: dict[str, str] = {}
         self.word: Word = "go"
         self.wave = 0
         self._now, self._looked = 0.0, time.monotonic()
 
-    def add(self, wave: int, event: str, times: int) -> None:
-        if self._is_now(wave) or not event.endswith(READY):
-            self.events[event] += times
+    def add(self, wave: int, event: str, times: int, owner: str = "") -> None:
+        """Something happened; that a group is ready is of its owner, and of a wave."""
+        if event.endswith(READY):
+            if not self._is_now(wave):
+                return
+            if owner:
+                self._unload(owner)
+                self._loaded[owner] = event
+        self.events[event] += times
 
-    def here(self, wave: int, owner: str, stage: str, node: str, pid: int, broken: str) -> None:
+    def here(self, wave: int, owner: str, stage: str, node: str, pid: int, *more: str) -> None:
+        """An owner is there; `more` is `broken` and `doing` of its record."""
         if self._is_now(wave):
-            self.owners[owner] = Owner(stage, node, pid, self._clock(), broken)
+            if owner in self.owners and self.owners[owner].pid != pid:
+                self._unload(owner)  # Ray has started it again, and its group loads anew
+            self.owners[owner] = Owner(stage, node, pid, self._clock(), *more)
 
     def say(self, wave: int, word: Word) -> None:
         if self._is_now(wave):
@@ -110,8 +132,14 @@ class ControlActor:
         if wave > self.wave:
             self.wave, self.word = wave, "go"
             self.owners.clear()
+            self._loaded.clear()
             self.events = Counter(without_ready(self.events))
         return wave == self.wave
+
+    def _unload(self, owner: str) -> None:
+        """The group of an owner is not ready any more."""
+        if event := self._loaded.pop(owner, ""):
+            self.events[event] -= 1
 
     def _clock(self) -> float:
         """Seconds in which this actor was at work: while it was stopped it heard nobody."""
@@ -136,9 +164,10 @@ class DriverReport:
 
     def __init__(self, actor: Any, wave: int) -> None:
         self.actor, self.wave = actor, wave
+        self._me = ("", "")
 
     def happened(self, event: Event, times: int = 1) -> None:
-        self.actor.add.remote(self.wave, event, times)
+        self.actor.add.remote(self.wave, event, times, self._me[0])
 
     def broken(self, reason: str) -> None:
         self._reason = reason
@@ -153,16 +182,17 @@ class DriverReport:
             time.sleep(PAUSE_S)
         return word != "leave"
 
-    def attend(self, stage: str) -> None:
+    def attend(self, stage: str, doing: Callable[[], str] = str) -> str | None:
         """Say from now on, in a thread, that this process is there; and end with Ray's node.
 
         Ray ends the workers of a node that died itself, but for those that are about to end when
         it dies: these would wait for work that nobody takes any more.
         """
         context = ray.get_runtime_context()
-        self._stage, self._reason = stage, ""
+        self._stage, self._reason, self._doing = stage, "", doing
         self._me = (context.get_actor_id() or "", context.get_node_id())
         threading.Thread(target=self._attend, args=(os.getppid(),), daemon=True).start()
+        return self._me[0][:OWNER] or None
 
     def _attend(self, node_process: int) -> None:
         while True:
@@ -174,7 +204,8 @@ class DriverReport:
 
     def _here(self) -> None:
         owner, node = self._me
-        self.actor.here.remote(self.wave, owner, self._stage, node, os.getpid(), self._reason)
+        more = (self._reason, self._doing())
+        self.actor.here.remote(self.wave, owner, self._stage, node, os.getpid(), *more)
 
     def _word(self) -> Word:
         try:

@@ -256,6 +256,12 @@ def forgive(output: Folder, run: str) -> None:
         remove(output, [n for n in names if _run(n) == run and _state(n) in ("beside", "alone")])
 
 
+def remove_scratch(output: Folder) -> None:
+    """Remove what killed owners left half written, once no group works any more."""
+    with _unharmed():
+        remove(output, output.list(ATTEMPTS, scratch=True))
+
+
 def remove(output: Folder, names: Collection[str]) -> None:
     """Remove records, and what folders are empty then."""
     for name in names:

@@ -63,7 +63,7 @@ class Holder:
             command=command,
             host=socket.gethostname(),
             pid=os.getpid(),
-            user=_user(),
+            user=user_name(),
             boot=_boot(),
             pid_space=_pid_space(),
             started=_started(os.getpid()),
@@ -125,7 +125,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Who runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # containers run as numbers without a name

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster.events.stored import segments
 from cluster.output.lost import Lost, find_lost
 from cluster.results.compaction import find_current, read_current
 from cluster.results.damaged import Damaged
@@ -32,6 +33,8 @@ class Verified:
     Args:
         edits: that are done.
         trajectories: that are committed, and their bytes.
+        logs: runs that have a log, and the bytes of all. A damaged log costs nothing, so its lines
+            are not read.
         results: damaged files of results.
         lost: edits whose file is not what the results say, or cannot be decoded.
         damaged: of trajectories; the text names one and says why.
@@ -40,6 +43,8 @@ class Verified:
     edits: int = 0
     trajectories: int = 0
     bytes: int = 0
+    logs: int = 0
+    log_bytes: int = 0
     results: list[Damaged] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
@@ -78,6 +83,8 @@ def verify(
             on_progress(f"{found.edits} edits decoded")
     found.edits += len(lost)
     _check_trajectories(output, found, on_progress)
+    logs = segments(output)
+    found.logs, found.log_bytes = len(logs), sum(n for files in logs.values() for _, n in files)
     return found
 
 

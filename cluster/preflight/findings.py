@@ -127,7 +127,7 @@ def _package_problems(there: Mapping[str, Any], here: Here) -> list[str]:
     if there["version"] is None:
         return [
             f"the package retake cannot be imported there ({there['place']}): {there['error']}. "
-            f"{install}, or send it along: `ray job submit --working-dir .`, in a checkout of it"
+            f"{install}, or send the job with `retake submit`, which takes it along"
         ]
     if there["version"] != mine["version"]:
         return [

@@ -65,7 +65,7 @@ class Selection:
         """
         if not work.edits:
             return work if self.takes(work.video_id, None) else None
-        taken = tuple(edit for edit in work.edits if self.takes(work.video_id, _own_id(edit)))
+        taken = tuple(edit for edit in work.edits if self.takes(work.video_id, own_id(edit)))
         left = sum(edit.pending for edit in work.edits) - sum(edit.pending for edit in taken)
         return replace(work, edits=taken, left_pending=work.left_pending + left) if taken else None
 
@@ -91,7 +91,7 @@ def _edit_name(edit: Any) -> str | None:
     return default_id_of(edit) if given is None else given if isinstance(given, str) else None
 
 
-def _own_id(edit: EditWork) -> str | None:
+def own_id(edit: EditWork) -> str | None:
     """The id without what `cluster.rows.EditFailure` adds to that of a repeated edit."""
     return edit.edit_id and edit.edit_id.split(":")[0]
 

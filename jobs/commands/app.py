@@ -32,8 +32,8 @@ class Commands(TyperGroup):
                 if wrong := wrong_seconds():
                     raise UserError(wrong)
                 status = super().invoke(ctx)
-            except KeyboardInterrupt:
-                say(MESSAGE, problem=True)
+            except KeyboardInterrupt as stopped:
+                say(str(stopped) or MESSAGE, problem=True)
                 status = stop.status
             except Exception as error:
                 from cluster.job import CannotRun

@@ -9,7 +9,7 @@ import typer
 
 from jobs.commands.app import EXIT_DONE, app, status_of
 from jobs.errors import counted
-from jobs.options import Device, DryRun, Output, Wait
+from jobs.options import Codes, Device, DryRun, Output, Wait
 from pipeline.redaction import say
 
 
@@ -30,6 +30,33 @@ def report(
     from jobs.report import write_report
 
     say(f"report   {write_report(output, compare, sample)}")
+    return EXIT_DONE
+
+
+@app.command()
+def failures(
+    output: Output,
+    code: Codes = None,
+    limit: Annotated[int, typer.Option(min=0, metavar="N", help="Print at most so many.")] = 20,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write all as a table: .parquet, .csv or .jsonl."),
+    ] = None,
+    manifest: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Write a manifest of these edits alone, which `retake run` takes."
+        ),
+    ] = None,
+) -> int:
+    """List the edits that failed or were quarantined, by error code.
+
+    Of each edit the newest result counts. `--to` and `--manifest` write all of them, whatever
+    `--limit` says. Nothing else is written, so it may be asked while a job runs.
+    """
+    from jobs.failures import show_failures
+
+    show_failures(output, code or [], limit, to, manifest)
     return EXIT_DONE
 
 
@@ -75,7 +102,8 @@ def gc(
     """Delete stored trajectories that no result needs. Not while a job writes to the folder.
 
     With `--keep always` those go that no result names; with `until_done` also those whose edits are
-    all done (a new prompt then inverts the video again), which it asks about.
+    all done (a new prompt then inverts the video again), which it asks about. The logs of the runs
+    before the last 10 go too.
     """
     from jobs.clean import clean
 

@@ -10,7 +10,18 @@ import typer
 from jobs.commands.app import EXIT_DONE, app, status_of
 from jobs.errors import WrongOption
 from jobs.one_video.options import SETTINGS_OF_AN_EDIT, EditOutput, with_settings
-from jobs.options import Changes, Device, DryRun, JobFile, Limit, Only, RetryQuarantined, Wait
+from jobs.options import (
+    Changes,
+    Codes,
+    Device,
+    DryRun,
+    JobFile,
+    Limit,
+    Only,
+    RetryFailed,
+    RetryQuarantined,
+    Wait,
+)
 from pipeline.redaction import say
 
 
@@ -22,6 +33,8 @@ def run(
     only: Only = None,
     dry_run: DryRun = False,
     wait: Wait = False,
+    retry_failed: RetryFailed = False,
+    code: Codes = None,
     retry_quarantined: RetryQuarantined = False,
 ) -> int:
     """Run a job. Run it again to do what is still pending.
@@ -31,12 +44,15 @@ def run(
     stopped with Ctrl-C, 143 with SIGTERM.
     """
     say(f"job      {job}")  # before the imports, which take seconds
+    from jobs.failures import failed_of
     from jobs.run import run_job
     from jobs.spec import load_job
     from jobs.trial import dry_run as show
     from jobs.trial import part_of
 
-    spec, part = load_job(job, set_ or []), part_of(only or [], limit)
+    failed = failed_of(retry_failed, code or [], retry_quarantined)
+    spec, part = load_job(job, set_ or []), part_of(only or [], limit, failed)
+    retry_quarantined |= part is not None and part.has_quarantined
     if dry_run:
         show(spec, part, retry_quarantined=retry_quarantined)
         return EXIT_DONE

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import glob
 import posixpath
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
+
+from fsspec.utils import glob_translate
 
 from jobs.errors import ManifestError
 from jobs.manifest.conversion.videos import VIDEO_EXTENSIONS
@@ -106,6 +109,28 @@ def _of_folder(
     if not files:
         raise refusal(uri or folder, [_nothing_there(folder, found)])
     return Found(folder.rstrip("/") or "/", files)
+
+
+def would_have(uri: str, target: str, leave_out: str | None) -> bool:
+    """Whether a manifest, given as a folder or a glob, would have a new file of a place, too.
+
+    Args:
+        uri: of the manifest, which is there.
+        target: a path or URI.
+        leave_out: as `find_files` has it.
+    """
+    (fs, path), (other, place) = split(uri), split(target)
+    if type(fs) is not type(other):
+        return False
+    if fs.isdir(path):
+        root, inside = path.rstrip("/"), place.startswith(f"{path.rstrip('/')}/")
+    elif glob.has_magic(path) and not fs.exists(path):
+        pattern, root = re.compile(glob_translate(path)), before_pattern(path)
+        parts = place.split("/")
+        inside = any(pattern.match("/".join(parts[:end])) for end in range(1, len(parts) + 1))
+    else:
+        return False
+    return inside and (not leave_out or bool(_outside([place], root, split(leave_out)[1])))
 
 
 def _is_hidden(part: str) -> bool:

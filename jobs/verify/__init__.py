@@ -78,6 +78,10 @@ def _show(found: Verified, console: Console, *, decode: bool) -> None:
         f"edits         {found.edits} {looked}",
         f"trajectories  {found.trajectories} read, {found.bytes / 1e6:.1f} MB",
     ]
+    if found.logs:
+        lines.append(
+            f"logs          of {counted(found.logs, 'run')}, {found.log_bytes / 1e6:.1f} MB"
+        )
     wrong = [
         *map(str, found.results),
         *(f"{one.output} {one.why}" for one in found.lost),

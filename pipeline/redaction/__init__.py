@@ -8,11 +8,12 @@ and the value of an environment variable with such a name. What is left shows wh
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import traceback
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipeline.redaction.environment import secrets
 from pipeline.redaction.patterns import HIDDEN, PATTERNS
@@ -23,9 +24,11 @@ __all__ = [
     "log",
     "log_error",
     "redacted",
+    "redacted_values",
     "safe_end_of",
     "safe_tracebacks",
     "say",
+    "say_json",
 ]
 
 Text = TypeVar("Text", str, None, str | None)
@@ -69,6 +72,21 @@ def safe_end_of(log: str, length: int, *, whole: bool) -> str:
 def say(text: str, *, problem: bool = False) -> None:
     """Print a line for the user of a command; a problem goes to standard error."""
     print(redacted(text), file=sys.stderr if problem else sys.stdout, flush=True)
+
+
+def redacted_values(value: Any) -> Any:
+    """Plain values without the secrets in their texts; tuples become lists."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {name: redacted_values(one) for name, one in value.items()}
+    return [redacted_values(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def say_json(value: Any, *, indent: int | None = None) -> None:
+    """Print plain values for a program. What a secret is taken out of stays JSON: in its text one
+    could seem to go on beyond the value that it is in."""
+    print(json.dumps(redacted_values(value), indent=indent, ensure_ascii=False), flush=True)
 
 
 def log(text: str) -> None:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -95,6 +96,17 @@ class Folder:
     def size(self, name: str) -> int:
         return int(self._patiently(lambda: self.fs.info(self.path(name))["size"], name))
 
+    def modified(self, name: str) -> datetime | None:
+        """When a file was written, by the clock of the storage; None where it does not say."""
+        try:
+            self.fs.invalidate_cache()
+            found = self.fs.modified(self.path(name))
+        except Exception:  # not every client has it, and it only informs
+            return None
+        if not isinstance(found, datetime):
+            return None
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+
     def open(self, name: str) -> BinaryIO:
         path = self.path(name)
         file = PatientFile(lambda: (self.fs, self.fs.open(path, "rb")), self.full_uri(name))
@@ -107,6 +119,15 @@ class Folder:
         else:
             kind = _content_type(self.fs, name)
             self._patiently(lambda: write_object(self.fs, path, data, **kind), name, "written")
+
+    def write_at(self, name: str, start: int, data: bytes) -> None:
+        """Have a local file end with these bytes, from a place on; what stood there goes.
+
+        For files that grow, as logs do: unlike others they are there before they are whole.
+        """
+        assert self.is_local, f"{self.uri}: object storage has no files that grow"
+        path = self.path(name)
+        self._patiently(lambda: _write_end(path, start, data), name, "written")
 
     def list(self, name: str = "", *, scratch: bool = False) -> list[str]:
         """The names of all files below a name, in order; empty where there is nothing.
@@ -183,6 +204,16 @@ def _write_whole(path: str, data: bytes) -> None:
         if os.path.exists(scratch):
             os.unlink(scratch)
         raise
+
+
+def _write_end(path: str, start: int, data: bytes) -> None:
+    """Let a local file end with these bytes. Another try after a failure gives the same file."""
+    os.makedirs(os.path.dirname(path) or "/", exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    with open(descriptor, "wb") as file:
+        file.seek(start)
+        file.write(data)
+        file.truncate()
 
 
 def _content_type(fs: Any, name: str) -> dict[str, str]:

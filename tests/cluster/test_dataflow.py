@@ -22,6 +22,7 @@ from cluster.driver import wave as waves
 from cluster.driver.control import Owner, State
 from cluster.driver.graph import rows_at_once
 from cluster.driver.lost import LOGGER
+from cluster.events.stored import read_segments
 from cluster.job import CannotRun, Job
 from cluster.layout.choice import Pool
 from cluster.layout.placement import place
@@ -98,7 +99,7 @@ def test_no_group_takes_two_rows_where_another_would_have_none(
 class Given(list[Checked]):
     """What is pending, given."""
 
-    amount = Amount(1, 1)
+    amount, edits = Amount(1, 1), 1
 
 
 class Graph:
@@ -224,11 +225,16 @@ def test_what_comes_out_of_the_graph_is_stored_and_counted(run: Run, job: Job) -
             Failure("v", "c", "deadline", "late"),
             Failure("v", "d", "storage", ""),
         ),
+        latest=(
+            Failure("v", "b", "deadline", "late"),
+            Failure("v", "c", "deadline", "late"),
+            Failure("v", "d", "storage", ""),
+        ),
     )
     assert stored(job) == ["a", "b", "c", "d"]
     loading = next(one for one in shown if one.groups)
     assert [one.ready for one in loading.groups] == [0, 0, 0], "nothing is known before it is"
-    assert shown[-1] == counts
+    assert replace(shown[-1], doing="") == counts
 
 
 def test_only_the_first_failures_of_each_code_are_passed_on(run: Run) -> None:
@@ -559,6 +565,24 @@ def test_a_run_that_is_asked_to_stop_lets_work_end_for_its_grace_and_stores_it(
     hold.set()
 
 
+def test_a_stop_before_a_wave_has_begun_is_in_the_log_of_the_run(
+    run: Run, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+
+    def prepare(*of: Any) -> Prepared:
+        stop.set()
+        of[3]()  # it waits for the encoder, and hears that there is no time
+        return Prepared()
+
+    monkeypatch.setattr(dataflow.first_prompts, "prepare", prepare)
+    assert run(work(v="a"), stop=stop).edited == 0
+    output = Folder(job.editing.output)
+    names = [name for name in output.list("logs") if "/driver-" in name]
+    events = [event.event for event in read_segments(output, names)]
+    assert events[-4:] == ["wave ended", "stop asked", "stop done", "run ended"]
+
+
 def test_a_run_that_lost_its_folder_to_another_ends(run: Run, job: Job) -> None:
     class Lost:
         def check(self) -> None:
@@ -567,6 +591,17 @@ def test_a_run_that_lost_its_folder_to_another_ends(run: Run, job: Job) -> None:
     with pytest.raises(CannotRun, match="another run"):
         run(work(v="a"), Graph([]), lease=Lost())
     assert stored(job) == []
+
+
+def test_results_are_stored_whatever_happens_to_those_who_watch(run: Run, job: Job) -> None:
+    class Watcher(list[Counts]):
+        def append(self, counts: Counts) -> None:
+            if counts.edited:
+                raise OSError("the terminal is gone")
+
+    with pytest.raises(OSError, match="the terminal is gone"):
+        run(work(v="a"), Graph([a_block(("a", None, None))]), shown=Watcher())
+    assert stored(job) == ["a"]
 
 
 def test_while_storage_takes_no_results_no_work_begins(

@@ -101,8 +101,8 @@ def functions_of_rank(
 
     def requests() -> Iterator[tuple[int, Any]]:
         with owners, owners.makefile("rb") as lines:
-            answers = (json.loads(split_number(line)[1]) for line in lines)
-            results = (answer["result"] for answer in answers if "result" in answer)
+            said = (json.loads(split_number(line)[1]) for line in lines)
+            results = (answer["result"] for answer in said if "result" in answer)
             yield 0, to_line(Start("edits", asdict(settings), "cpu"))
             next(results)
             yield 1, InvertVideo(replace(video, edits=()))
@@ -110,6 +110,7 @@ def functions_of_rank(
             yield 2, EditVideo(video, inversion)
             (made,) = next(results)
             assert made["error"] is None
+            next(said)  # it has finished: a rank whose owner is gone ends its process, here ours
             raise NoMoreRequests
 
     class Messages:

@@ -62,7 +62,7 @@ class Reports:
         self.repairs = 0
         self.open = True
 
-    def attend(self, stage: str) -> None: ...
+    def attend(self, stage: str, doing: Any = str) -> None: ...
 
     def happened(self, event: str, times: int = 1) -> None:
         self.events[event] += times
@@ -459,7 +459,7 @@ def test_the_rows_of_a_group_that_cannot_start_are_given_back_when_the_driver_sa
     assert through(checked([a_row("a"), a_row("b")]), invert) == []
     assert invert.report.reasons == ["ValueError: no such checkpoint now"]
     assert invert.group.starts == stages.START_TRIES + (0 if first else 1)
-    assert Folder(invert.job.editing.output).list() == []
+    assert Folder(invert.job.editing.output).list("attempts") == []
 
 
 @pytest.mark.parametrize("left", [0, 1, 2])
@@ -658,10 +658,10 @@ def test_a_row_whose_owner_died_once_is_done_by_the_next_and_leaves_no_record(
     rows = checked([a_row("a")], job)
     with pytest.raises(Death):
         owner(rows)
-    assert len(Folder(job.editing.output).list()) == 1
+    assert len(Folder(job.editing.output).list("attempts")) == 1
     (row,) = through(rows, stage(EditVideos, job))
     assert (row["status"], row["attempts"]) == ("ok", 1)
-    assert Folder(job.editing.output).list() == []
+    assert Folder(job.editing.output).list("attempts") == []
 
 
 def test_prompts_that_end_their_owner_are_quarantined(

@@ -29,6 +29,10 @@ HERE = {
 """How a command starts, and the test of this file that runs it."""
 
 ELSEWHERE = {
+    "retake submit": (
+        "tests/jobs/submission/test_submit.py",
+        "def test_a_job_is_sent_followed_and_ends_with_the_exit_status_of_its_run",
+    ),
     "make test": (".ci/run", "make test"),
     "make quality": (".ci/run", "make quality"),
     "make demo": ("Makefile", "$(BIN)/retake demo"),
@@ -42,16 +46,28 @@ ELSEWHERE = {
         "def test_what_was_guessed_is_printed",
     ),
     "pip install -c constraints.txt -e": ("Makefile", "install -q -c constraints.txt -e"),
+    "retake logs": ("tests/jobs/logs/test_logs.py", 'retake("logs", str(output)'),
+    "retake failures out": ("tests/jobs/failures/test_failures.py", 'retake("failures"'),
     "retake metrics": ("tests/jobs/test_measure.py", '"metrics"'),
+    "retake dashboard": (
+        "tests/cluster/metrics/test_dashboard.py",
+        "def test_the_command_writes_the_dashboard_and_says_what_to_do_with_it",
+    ),
+    "retake deploy aws": ("tests/cluster/deploy/clouds/test_command.py", '["aws", '),
+    "retake deploy gcp": ("tests/cluster/deploy/clouds/test_command.py", '["gcp", '),
+    "retake deploy skypilot": ("tests/cluster/deploy/clouds/test_command.py", '["skypilot", '),
+    "retake deploy kuberay": ("tests/jobs/deployment/test_files.py", '"kuberay", {'),
+    "retake deploy docker": ("tests/jobs/deployment/test_files.py", '"docker", {'),
     "RAY_ADDRESS=10.0.0.1:6379 retake run s3.yaml": (
         "tests/jobs/test_run_s3.py",
         "def test_a_job_runs_with_everything_on_s3",
     ),
+    "retake status": ("tests/jobs/test_watching.py", 'retake("status", output.uri, "--json")'),
+    "retake stop": ("tests/jobs/test_watching.py", 'retake("stop", output.uri)'),
 }
 """How a command starts, the file that runs it, and a text in that file."""
 
 BY_HAND = {
-    "ray job submit": "needs a cluster that takes jobs",
     "pgrep -f cluster.ranks.process": "looks at a running job",
     "py-spy dump --pid": "looks at a running job",
 }

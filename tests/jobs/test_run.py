@@ -235,13 +235,18 @@ def test_a_run_says_what_it_does_what_failed_and_what_to_do_next(
     assert lines[0] == f"job      {tmp_path}/job.yaml"
     assert any(" ".join(line.split()) == "manifest 2 videos, 3 edits" for line in lines)
     phases = [line.split(":")[0].split(",")[0] for line in lines[1:]]
-    known = ("checking", "comparing", "starting Ray", "loading", "editing", "tidying")
+    known = ("checking", "comparing", "starting Ray", "loading", "editing", "storing", "closing")
+    known = (*known, "tidying")
     assert [p for p in phases if p.startswith(known)] == [
         "checking the job",
         "comparing the manifest with the results",
         "starting Ray",
+        "checking whether every node can work",
+        "checking rows of the manifest",
         "loading",
         "editing",
+        "storing the last results",
+        "closing Ray",
         "tidying up",
     ]
     (failed,) = [line for line in lines if line.startswith("  b/red  video_not_found  ")]

@@ -1,5 +1,6 @@
 """The command `retake` as a person runs it, with the manifest, videos and output on S3."""
 
+import json
 import os
 import subprocess
 import sys
@@ -73,6 +74,13 @@ def test_a_job_runs_with_everything_on_s3(tmp_path: Path, monkeypatch: pytest.Mo
             assert frames_of(output.read(row["output"])) == (5, 32, 32, 8.0)
             assert output.fs.info(output.path(row["output"]))["ContentType"] == "video/mp4"
             assert output.exists(f"trajectories/{row['trajectory']}/index.json")
+        shown = retake("logs", "s3://bucket/out", "--json", **access)
+        events = [json.loads(line) for line in shown.stdout.splitlines()]
+        assert events[0]["event"] == "run began"
+        assert events[-1]["event"] == "run ended"
+        # Ray may end the owner within the 5 s for which its last events wait for a request.
+        assert Counter(e["event"] for e in events if "edit_id" in e) <= Counter({"edit stored": 2})
+        assert "group starting" in {e["event"] for e in events}
         again = retake("run", str(job), "--set", "reconstruction.guidance_scale=2", **access)
         assert again.returncode == 0
         assert "nothing is pending" in again.stdout

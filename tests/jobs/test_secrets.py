@@ -133,6 +133,7 @@ def test_an_unexpected_error_of_a_command_or_of_its_threads_shows_no_secret(
 PRINTED_ELSEWHERE = {
     "pipeline/redaction/__init__.py": "here secrets are taken out",
     "jobs/stopping.py": "fixed texts",
+    "cluster/submission/entry.py": "names and versions of packages, before ours can be imported",
     "cluster/preflight/node.py": "an answer for the driver, in JSON",
     "jobs/demo/training/__main__.py": "numbers",
 }

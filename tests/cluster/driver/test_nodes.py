@@ -167,6 +167,22 @@ def test_groups_do_not_grow_by_a_node_that_is_left_out() -> None:
     assert gained(found) == 4
 
 
+def test_a_group_whose_owner_is_started_again_is_not_ready_until_it_has_loaded_anew() -> None:
+    """Else one that restarts would count twice, and stand for another that still loads."""
+    actor = ControlActor()
+    for owner, node, pid in (("one", A, 1), ("two", B, 2)):
+        actor.here(1, owner, "editing", node, pid)
+    actor.add(1, "editing ready", 1, "one")
+    actor.here(1, "one", "editing", A, 1)
+    assert actor.state().events["editing ready"] == 1
+    actor.here(1, "one", "editing", B, 3)
+    assert actor.state().events["editing ready"] == 0
+    actor.add(1, "editing ready", 1, "one")
+    assert actor.state().events["editing ready"] == 1, "the other one still loads"
+    actor.add(1, "editing ready", 1, "two")
+    assert actor.state().events["editing ready"] == 2
+
+
 def test_what_owners_of_a_wave_that_ended_say_changes_nothing_in_the_next() -> None:
     """Ray ends them some time after: they say that they are broken every few seconds."""
     actor = ControlActor()

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from cluster.output.attempts import ATTEMPTS, NOT_SEEN, Attempts, History, digest, forgive, settle
+from cluster.output.attempts import (
+    ATTEMPTS,
+    NOT_SEEN,
+    Attempts,
+    History,
+    digest,
+    forgive,
+    remove_scratch,
+    settle,
+)
 from pipeline.errors import ErrorCode
 from pipeline.storage import Folder
 
@@ -225,3 +234,14 @@ def test_a_failure_of_storage_harms_nothing_where_the_log_takes_no_text_either(
         with suppress(OSError):
             full.close()
     assert len(history.charged) == 1
+
+
+def test_what_a_killed_owner_left_half_written_goes_and_records_stay(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    record, half = f"{ATTEMPTS}/a/r-1.beside", f"{ATTEMPTS}/b/.r-2.beside.0a1b2c3d"
+    for name in (record, half):
+        output.write(name, b"{}")
+    remove_scratch(output)
+    assert output.list(ATTEMPTS) == [record]
+    assert output.list(ATTEMPTS, scratch=True) == []
+    assert not (tmp_path / ATTEMPTS / "b").exists()

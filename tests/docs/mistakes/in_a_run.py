@@ -26,6 +26,7 @@ from cluster.driver.lost import FUTILE_WAVES, LOGGER, LostBlocks, given_up, lost
 from cluster.driver.wave import Wave
 from cluster.layout.placement import Node, place
 from cluster.layout.work import Amount
+from cluster.metrics.run import RunMetrics
 from cluster.output.attempts import Attempts
 from cluster.ranks.messages import EncodePrompts
 from cluster.stages.blocks import WORK, EditWork, VideoWork
@@ -50,11 +51,15 @@ def alive(*resources: dict[str, float]) -> Any:
 
 def a_run(cluster: str = "{}", lost: LostBlocks | None = None, **values: Any) -> _Run:
     """A run on its way, which has no rows."""
-    nothing: Any = SimpleNamespace(check=lambda: None, note=None, add=lambda table: None)
+    nothing: Any = SimpleNamespace(
+        check=lambda: None, note=None, add=lambda table: None, unstored=0
+    )
     here = job(cluster)
     place_of = placing.Placing(here, FEW, ())
     lost = lost or LostBlocks()
-    one = _Run(here, FEW, nothing, lambda counts: None, nothing, lost, [], place_of)
+    one = _Run(
+        here, FEW, nothing, lambda counts: None, nothing, lost, [], place_of, RunMetrics("r", 0)
+    )
     for name, value in values.items():
         setattr(one, name, value)
     return one

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,10 +17,12 @@ from unittest.mock import patch
 import fsspec
 import torch
 
+from cluster.events.record import ignore
 from cluster.output.attempts import Attempts
-from cluster.ranks.conversation import Conversation, Rank
+from cluster.ranks.conversation import Conversation
 from cluster.ranks.failures import RankGroupFailed
 from cluster.ranks.messages import Answer, EncodePrompts, Progress, Start, numbered, to_line
+from cluster.ranks.rank import Rank
 from cluster.settings import ClusterSettings
 from cluster.stages.first_prompts import Unheard
 from cluster.stages.group import GroupStage
@@ -207,8 +209,10 @@ def a_stage(attempts: Attempts, ranks: Ranks | None = None) -> GroupStage:
     """A stage with these records of its tries."""
     stage: Any = GroupStage.__new__(GroupStage)
     stage.starting, stage.group, stage.attempts = threading.Lock(), ranks, attempts
-    stage.job, stage.fingerprint = SimpleNamespace(cluster=ClusterSettings()), ""
+    stage.job, stage.fingerprint = SimpleNamespace(cluster=ClusterSettings(), run="r1"), ""
+    stage.note = ignore
     stage.report, stage.worked, stage.failed_starts = Unheard(), True, 0
+    stage.metrics = SimpleNamespace(at_work=nullcontext)
     return cast(GroupStage, stage)
 
 

@@ -21,6 +21,7 @@ from tests.docs.mistakes.in_python import IN_PYTHON
 from tests.docs.mistakes.in_storage import LIMITS, STORAGE
 from tests.docs.mistakes.kinds import changes, commands, in_edit, in_row, jobs, videos
 from tests.docs.mistakes.on_a_cluster import PLACEMENT, PREFLIGHT
+from tests.docs.mistakes.on_a_head import SUBMISSION, joins
 from tests.docs.mistakes.on_a_node import FETCHING, MEMORY, RUNNING
 from tests.docs.mistakes.provoke import (
     EDITS,
@@ -102,6 +103,10 @@ MISTAKES: dict[str, Mistakes] = {
         "`--only m.parquet`, a manifest without `video_id`": lambda: run_only("m.parquet"),
         "`--only` and an empty list": lambda: run_only("@o.txt", ""),
         "`run` with `RAY_ADDRESS=127.0.0.1:1`, where no cluster is": lambda: without_ray(True),
+        "`run` with `RAY_ADDRESS=10.0.0.1:6379` and no token": joins,
+        "`run` with `RAY_ADDRESS=10.0.0.1:6379` and a wrong token": lambda: joins(
+            RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="another-token-of-ours"
+        ),
         "`run` where Ray does not start": lambda: without_ray(False),
     },
     "The job file": {
@@ -346,6 +351,7 @@ MISTAKES: dict[str, Mistakes] = {
     "Python": IN_PYTHON,
     "GPUs and groups": PLACEMENT,
     "Nodes of a cluster": PREFLIGHT,
+    "`retake submit`": SUBMISSION,
     "Checkpoints on their way to a node": FETCHING,
     "Memory": MEMORY,
     "While a job runs": {**RUNNING, **IN_A_RUN},
