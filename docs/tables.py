@@ -4,7 +4,9 @@
 
 A page holds `<!-- table: CLASS -->` and `<!-- end -->`; what stands between them is replaced by a
 table of the class's fields: name, type, default, and the text of its docstring's `Args:` section.
-The sources are parsed, not imported, so this needs no packages.
+Of an enumeration whose values are tuples the table has a row for each.
+The sources are parsed, not imported, so this needs no packages. `<!-- table: METRICS -->` is for
+the metrics that a run exports.
 """
 
 from __future__ import annotations
@@ -14,11 +16,19 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.metrics import declared as metrics
 from jobs.jobfile.docstrings import argument_texts
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("docs/guide.md",)
-SOURCES = ("jobs/spec.py", "pipeline/settings.py", "cluster/settings.py", "pipeline/records.py")
+PAGES = ("docs/guide.md", "docs/watching.md")
+SOURCES = (
+    "jobs/spec.py",
+    "pipeline/settings.py",
+    "cluster/settings.py",
+    "pipeline/records.py",
+    "cluster/events/record.py",
+    "jobs/summary/record.py",
+)
 PREFIXES = {
     "VideoSettings": "video.",
     "Inversion": "inversion.",
@@ -33,7 +43,9 @@ PREFIXES = {
     "Metrics": "metrics.",
 }
 """What stands before a field's name in a job file, or in a column of the results."""
-RECORDS = {"EditSpec": "struct", "Forwards": "struct", "Timings": "struct", "Metrics": "struct"}
+STRUCTS = ("EditSpec", "Forwards", "Timings", "Metrics")
+STRUCTS += ("CodeCount", "SlowEdit", "Stage", "Throughput", "Totals")  # of the summary
+RECORDS = dict.fromkeys(STRUCTS, "struct")
 PLAIN = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}
 OTHER = {"ErrorCode": "error code", "datetime": "time, UTC"}
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -75,9 +87,13 @@ def filled_in(page: str) -> str:
 
     def replaced(found: re.Match[str]) -> str:
         name = found.group(2)
+        if name == "METRICS":
+            return f"{found.group(1)}\n{table_of_metrics()}\n{found.group(3)}"
         if name not in classes:
             raise NoSuchTable(f"there is no class {name}; known are {', '.join(sorted(classes))}")
-        return f"{found.group(1)}\n{table(name, fields_of(classes[name]))}\n{found.group(3)}"
+        rows = members(classes[name])
+        made = table_of_members(rows) if rows else table(name, fields_of(classes[name]))
+        return f"{found.group(1)}\n{made}\n{found.group(3)}"
 
     return MARKED.sub(replaced, page)
 
@@ -99,6 +115,29 @@ def table(name: str, fields: list[Field]) -> str:
         default = "required" if field.default is None else f"`{field.default}`"
         cells = [shown, field.kind, default, field.text]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def members(declaration: ast.ClassDef) -> list[list[str]]:
+    """The values of an enumeration: its members that are tuples of texts."""
+    values = (node.value for node in declaration.body if isinstance(node, ast.Assign))
+    return [list(ast.literal_eval(one)) for one in values if isinstance(one, ast.Tuple)]
+
+
+def table_of_members(rows: list[list[str]]) -> str:
+    """The Markdown table of an enumeration: name, level and text of each."""
+    lines = ["| event | level | |", "|---|---|---|"]
+    lines += [f"| `{name}` | {level} | {text} |" for name, level, text in rows]
+    return "\n".join(lines) + "\n"
+
+
+def table_of_metrics() -> str:
+    """The Markdown table of what a run exports."""
+    lines = ["| metric | kind | unit | tags | |", "|---|---|---|---|---|"]
+    for metric in metrics.METRICS:
+        tags = ", ".join(f"`{tag}`" for tag in metric.tags)
+        cells = [f"`{metric.exported}`", metric.kind, metric.unit, tags, f"{metric.text}."]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
