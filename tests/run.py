@@ -3,6 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+import psutil
 
 LEAST_PERCENT = 85
 MOST_S = 3000.0
@@ -19,14 +23,24 @@ def main() -> int:
     at_once = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
     at_once += ["--max-worker-restart", "1"]  # what ended a process ends the next one, too
     command = [*coverage, "run", "-m", "pytest", *at_once, *sys.argv[1:]]
-    try:
-        status = subprocess.run(command, check=False, timeout=MOST_S).returncode
-    except subprocess.TimeoutExpired:
-        print(f"the tests did not end in {MOST_S:g} s", file=sys.stderr)
-        status = 1
+    status = run_bounded(command)
     subprocess.run([*coverage, "combine", "-q"], check=False)
     report = subprocess.run([*coverage, "report", f"--fail-under={LEAST_PERCENT}"], check=False)
     return status or report.returncode
+
+
+def run_bounded(command: Sequence[str], most_s: float = MOST_S) -> int:
+    """The exit status of a command; one that is late is ended with all its children."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait(most_s)
+        except subprocess.TimeoutExpired:
+            print(f"the tests did not end in {most_s:g} s", file=sys.stderr)
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            process.kill()
+            return 1
 
 
 if __name__ == "__main__":

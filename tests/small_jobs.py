@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from itertools import count
+from pathlib import Path
 from typing import Any, cast
+
+import yaml
 
 from cluster.job import Job
 from cluster.manifest import ManifestFiles
 from cluster.settings import ClusterSettings
+from jobs.manifest.writing import write_manifest
 from pipeline.settings import EditingSettings
 
 NUMBER = count()
@@ -25,3 +29,14 @@ def a_job(**cluster: Any) -> Job:
         checkpoint_fingerprint="f",
         run="r",
     )
+
+
+def a_job_file(folder: Path) -> str:
+    """A job file of one video that is not there; its output folder `new` is new."""
+    row = {"video": "a.mp4", "edits": [{"prompt": "red"}]}
+    write_manifest([row], str(folder / "m.parquet"))
+    path = folder / "job.yaml"
+    path.write_text(
+        yaml.safe_dump({"manifest": "m.parquet", "output": "new", "checkpoint": "embedded"})
+    )
+    return str(path)

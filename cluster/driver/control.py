@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cluster import quiet  # noqa: F401 - before Ray, which reads it when it is imported
+from cluster.events.record import short_name
 from cluster.progress import Event
 
 import ray  # isort: skip
@@ -29,8 +30,6 @@ ANSWER_S = 10.0
 ALIVE_S = 5.0
 """An owner says so often that it is there."""
 PAUSE_S = 1.0
-OWNER = 8
-"""Characters of Ray's id of an owner that tell it from others."""
 READY = " ready"
 """How the events end that say that a group of a stage has loaded."""
 
@@ -192,7 +191,7 @@ class DriverReport:
         self._stage, self._reason, self._doing = stage, "", doing
         self._me = (context.get_actor_id() or "", context.get_node_id())
         threading.Thread(target=self._attend, args=(os.getppid(),), daemon=True).start()
-        return self._me[0][:OWNER] or None
+        return short_name(self._me[0]) or None
 
     def _attend(self, node_process: int) -> None:
         while True:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster.events.log import EventLog
-from cluster.events.record import Happened, Note, ignore
+from cluster.events.record import Happened, Note, ignore, short_name
 from cluster.progress import Counts
 from pipeline.storage import Folder
 
@@ -84,7 +84,7 @@ class RunEvents:
         killed = set(ended)
         for name, one in owners.items():
             if (one.node, one.pid) in killed:
-                about = {"stage": one.stage, "group": name[:8], "node": one.node}
+                about = {"stage": one.stage, "group": short_name(name), "node": one.node}
                 self.note(Happened.OWNER_ENDED, wave=self.wave, **about)
 
     def stopping(self, asked: bool) -> None:

@@ -23,6 +23,13 @@ LINE = 500
 """Characters of each of them."""
 MESSAGE = 4_000
 """Characters of a message."""
+OWNER = 8
+"""Characters of Ray's id of an owner that tell it from others."""
+
+
+def short_name(owner: str) -> str:
+    """What events call the group of an owner, by Ray's id of it."""
+    return owner[:OWNER]
 
 
 class Happened(StrEnum):

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from cluster.job import CannotRun, WorkLost
@@ -14,13 +13,12 @@ from cluster.output.lease import LeaseLost, held, holder_of, runs_stopped_by_sig
 from cluster.progress import Counts
 from cluster.results.writer import ResultsNotStored
 from jobs.cli import EXIT_CANNOT_RUN, EXIT_DONE, app
-from jobs.manifest.writing import write_manifest
 from jobs.stopping import MESSAGE
 from pipeline.errors import ErrorCode, StorageFailed, Trouble, Unreadable
 from pipeline.storage import Folder
-from tests.cluster.test_stages import a_row
 from tests.jobs.test_stopping import what_a_signal_leaves
 from tests.report_results import make_row, write_rows
+from tests.small_jobs import a_job_file
 
 __all__ = ["what_a_signal_leaves"]  # a fixture that is used without being named
 
@@ -34,12 +32,7 @@ def output(tmp_path: Path) -> Folder:
 @pytest.fixture
 def job(tmp_path: Path) -> str:
     """A job file whose output folder is new."""
-    write_manifest([a_row("a.mp4")], str(tmp_path / "m.parquet"))
-    path = tmp_path / "job.yaml"
-    path.write_text(
-        yaml.safe_dump({"manifest": "m.parquet", "output": "new", "checkpoint": "embedded"})
-    )
-    return str(path)
+    return a_job_file(tmp_path)
 
 
 def test_a_run_is_refused_while_another_one_writes(job: str, tmp_path: Path) -> None:

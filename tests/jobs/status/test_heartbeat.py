@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from cluster.job import CannotRun
 from cluster.output.lease import Lease, LeaseLost, held
 from cluster.progress import Counts, Failure, Groups
 from jobs.cli import EXIT_CANNOT_RUN, EXIT_SOME_FAILED, app
-from jobs.manifest.writing import write_manifest
 from jobs.status import heartbeat
 from jobs.status.heartbeat import Heartbeat
 from jobs.status.record import NAME, WAITING
@@ -25,9 +23,9 @@ from jobs.status.request import NAME as REQUEST
 from jobs.status.request import StopRequest
 from jobs.status.state import RunState
 from pipeline.storage import Folder
-from tests.cluster.test_stages import a_row
 from tests.jobs.status.records import a_status, status_in, until
 from tests.jobs.test_stopping import what_a_signal_leaves
+from tests.small_jobs import a_job_file
 
 __all__ = ["what_a_signal_leaves"]  # a fixture that is used without being named
 
@@ -48,12 +46,7 @@ def output(tmp_path: Path) -> Folder:
 @pytest.fixture
 def job(tmp_path: Path) -> str:
     """A job file whose output folder is new."""
-    write_manifest([a_row("a.mp4")], str(tmp_path / "m.parquet"))
-    path = tmp_path / "job.yaml"
-    path.write_text(
-        yaml.safe_dump({"manifest": "m.parquet", "output": "new", "checkpoint": "embedded"})
-    )
-    return str(path)
+    return a_job_file(tmp_path)
 
 
 def a_heartbeat(output: Folder, asked: list[StopRequest] | None = None) -> Heartbeat:
