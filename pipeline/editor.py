@@ -39,10 +39,11 @@ from pipeline.model.scheduler import schedule_from_config, script_schedule
 from pipeline.model.sizes import check_blocks
 from pipeline.model.text_encoder import Embeddings, TextEncoder
 from pipeline.model.transformer import VelocityModel
+from pipeline.model.transformer.step_cache import with_step_cache
 from pipeline.model.vae import Codec, to_uint8
-from pipeline.plan import denoising_steps, edit_prompts, start_latents, texts_of
+from pipeline.plan import denoising_steps, edit_prompts, skippable, start_latents, texts_of
 from pipeline.records import EditSpec, derived_seed
-from pipeline.settings import Inversion, Limits, Reconstruction, VideoSettings
+from pipeline.settings import Inversion, Limits, Reconstruction, Speed, VideoSettings
 from pipeline.trajectories.trajectory import Trajectory
 
 StepCallback = Callable[["Editor", int, int, dict[str, Tensor]], dict[str, Tensor] | None]
@@ -77,6 +78,7 @@ class Editor:
         device: str | torch.device | None = None,
         group: TokenGroup | None = None,
         text: Embeddings | None = None,
+        speed: Speed | None = None,
     ) -> Editor:
         """Load a checkpoint into this process.
 
@@ -88,19 +90,21 @@ class Editor:
                 needs it, and is there only while it encodes the prompts of a call.
             group: the ranks that compute together, of which this process is one.
             text: gives prompt embeddings; by default the checkpoint's text encoder.
+            speed: what makes the model faster; a named attention kernel is tried at first use.
 
         Raises:
             UnsupportedCheckpoint: it is no CogVideoX text-to-video model.
-            ValueError: a dtype or a device that cannot be had.
+            ValueError: a dtype, a device or a way to be faster that cannot be had.
             MemoryError: the device has no room for the weights.
         """
         place = inputs.usable_device(device)
         info = open_checkpoint(checkpoint)
         dtype = inputs.usable_dtype(torch_dtype, info, place)
-        ranks = group or OneRank()
+        ranks, speed = group or OneRank(), inputs.usable_speed(speed)
+        transformer = load_transformer(info, dtype, place, speed.weights)
         return cls(
             info=info,
-            model=VelocityModel(load_transformer(info, dtype, place), ranks),
+            model=VelocityModel(transformer, ranks, speed=speed),
             codec=Codec(load_vae(info, dtype, place), info.latent_frames_multiple, group=ranks),
             text=text or TextEncoder(info, dtype, ranks),
         )
@@ -125,6 +129,7 @@ class Editor:
         """Keep each part on the CPU but while it works, so that the GPU holds one at a time.
 
         Load before with `device="cpu"` and the GPU's dtype, such as `torch_dtype=torch.bfloat16`.
+        Weights in fp8 save memory so, but no time: these are for products in the model's dtype.
         """
         self._offload_to = inputs.usable_device(device)
         self.model.transformer.to("cpu")
@@ -338,6 +343,7 @@ class Editor:
             settings, schedule.steps, [float(e.guidance_scale or 0) for e in edits]
         )
         self.encode_prompts(texts_of(settings, edits, source_prompt))
+        levels = skippable(settings, self.model.speed, schedule.steps)
         with self._at_work(self.model.transformer), self._bar(len(steps), "denoising") as bar:
 
             def on_step(level: int, x: Tensor) -> Tensor | None:
@@ -350,7 +356,7 @@ class Editor:
                 return changed["latents"].to(x) if "latents" in changed else None
 
             return reconstruct(
-                self.model,
+                with_step_cache(self.model, schedule, levels),
                 start_latents(settings, edits, trajectory.latents, schedule.steps).to(self.device),
                 lambda level: trajectory.on_device(level, self.device),
                 [edit_prompts(settings, edit, source_prompt, self.prompt) for edit in edits],

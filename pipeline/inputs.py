@@ -30,6 +30,7 @@ from pipeline.settings import (
     Inversion,
     Limits,
     Reconstruction,
+    Speed,
     VideoSettings,
     places,
     places_meant,
@@ -236,6 +237,18 @@ def check_frames(frames: Tensor, info: CheckpointInfo) -> None:
                 f"the clip's {name} is {value}; this checkpoint needs a multiple of "
                 f"{info.size_multiple}: crop or scale it, as `Editor.read` does"
             )
+
+
+def usable_speed(given: Any) -> Speed:
+    """What makes the model faster; the default for None. Raises TypeError for anything else."""
+    if given is None:
+        return Speed()
+    if not isinstance(given, Speed):
+        raise TypeError(
+            f"speed is {given!r}; expected what `from pipeline.settings import Speed` gives, as "
+            'Speed(weights="fp8")'
+        )
+    return given
 
 
 def check_is_trajectory(given: Any) -> None:

@@ -6,13 +6,14 @@ imported, so the two functions that make tensors import it themselves.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.algorithm.guidance import guidance_at, in_window
 from pipeline.algorithm.schedule import DenoisingStep, level_at
 from pipeline.records import EditSpec
-from pipeline.settings import Reconstruction
+from pipeline.settings import Reconstruction, Speed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +80,24 @@ def denoising_steps(
             injects(settings, top, level),
         )
         for level in range(top, 0, -1)
+    ]
+
+
+def skippable(settings: Reconstruction, speed: Speed, steps: int) -> list[int]:
+    """The levels whose steps down a step cache may skip; the same for every edit.
+
+    Steps in which guidance or reference attention begins or ends are not among them.
+
+    Args:
+        steps: T, the steps of the whole schedule.
+    """
+    guided = 2.0
+    plan = denoising_steps(settings, steps, [guided])
+    return [
+        step.level
+        for before, step in itertools.pairwise(plan)
+        if in_window(speed.step_cache_steps, step.level, top=plan[0].level)
+        and (step.scales[0] > 1, step.inject) == (before.scales[0] > 1, before.inject)
     ]
 
 

@@ -77,11 +77,23 @@ class Forwards:
         inversion: an edit's share of those of its video's inversion.
         plain: attention to the branch itself alone; an edit's share of the reference's among them.
         injected: attention to the reference too, about 1.5 times a plain one.
+        skipped: those that `speed.step_cache` ended after the first block; they are in none of the
+            others.
     """
 
     inversion: float = 0.0
     plain: float = 0.0
     injected: float = 0.0
+    skipped: float = 0.0
+
+    @property
+    def computed(self) -> float:
+        """Those that went through all blocks."""
+        return float(sum(getattr(self, name) for name in COMPUTED))
+
+
+COMPUTED = ("inversion", "plain", "injected")
+"""The fields of `Forwards` that went through all blocks."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +176,7 @@ class InversionResult:
         forwards: that this call computed; 0 where the trajectory was stored already.
         timings: seconds, by part of the work.
         trajectory_damage: what was wrong with the stored trajectory, which was made again.
+        stored_bytes: of the trajectory's files that this call wrote.
     """
 
     trajectory: str
@@ -176,6 +189,7 @@ class InversionResult:
     forwards: int = 0
     timings: Timings = Timings()
     trajectory_damage: str | None = None
+    stored_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -192,11 +206,14 @@ class EditResult:
         source: the source as the model saw it, relative to the output folder.
         trajectory: the key of the trajectory.
         trajectory_damage: what was wrong with a stored trajectory that was made again.
+        trajectory_bytes: this edit's share of the bytes that were stored of it; 0 where it was
+            there before.
         attempts: how often the group was asked.
         forwards: this edit's share of what its group computed.
         gpu_seconds: seconds that it held its group, times the group's GPUs, with its share of the
             inversion; nothing for what goes on beside other work, nor for tries that killed the
             group; 0 on CPUs.
+        memory_bytes: the most of its GPU that the rank had held until then; None on CPUs.
         timings: seconds, by part of the work; this edit's share.
         metrics: the certificate of the edit.
         guidance_scale, seed: that the edit was made with.
@@ -219,9 +236,11 @@ class EditResult:
     source: str | None = None
     trajectory: str | None = None
     trajectory_damage: str | None = None
+    trajectory_bytes: int = 0
     attempts: int = 0
     forwards: Forwards = Forwards()
     gpu_seconds: float = 0.0
+    memory_bytes: int | None = None
     timings: Timings = Timings()
     metrics: Metrics = Metrics()
     guidance_scale: float | None = None

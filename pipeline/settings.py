@@ -19,6 +19,7 @@ from pipeline.records import EditSpec
 from pipeline.values import Also, check_fields, declared
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Weights = Literal["native", "fp8"]
 Fraction = Annotated[float, Ge(0), Le(1)]
 StartName = Literal["noise", "inverted"]
 Start = StartName | Annotated[float, Gt(0), Le(1)]
@@ -197,6 +198,59 @@ class Limits:
         check_fields(self)
 
 
+@dataclass(frozen=True)
+class Speed:
+    """What makes the model faster.
+
+    `attention` and `compile` choose by themselves, by timing at the start, and change results
+    within rounding only. `sage`, `fp8` and `step_cache` change them more; what each costs in dB is
+    in docs/benchmarks.md.
+
+    Args:
+        attention: the kernel: `auto` times those at hand on the real shape and takes the fastest
+            that is right. `sage` is SageAttention in 8 bits, where it is installed.
+        compile: compile the transformer's blocks; `auto` does it on a GPU, and keeps what is
+            faster.
+        weights: of the blocks' linear layers: `native`, in the model's precision, or `fp8`, through
+            torchao where it is installed.
+        step_cache: skip the blocks of an edit's forward after the first one where that one's
+            answer differs from the last computed step's by less than this part; 0 never skips.
+            Reconstruction only.
+        step_cache_steps: the window of the denoising steps that may skip, as fractions.
+    """
+
+    attention: Literal["auto", "flash_3", "flash_4", "cudnn", "flash", "efficient", "sage"] = "auto"
+    compile: Literal["auto"] | bool = "auto"
+    weights: Weights = "native"
+    step_cache: Annotated[float, Ge(0), Le(1)] = 0.0
+    step_cache_steps: tuple[Fraction, Fraction] = (0.1, 0.9)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        first, last = self.step_cache_steps
+        if first > last:
+            raise ValueError(
+                f"step_cache_steps is {[first, last]}: its first number is above its last; "
+                "exchange them"
+            )
+
+    def changes_edits(self) -> dict[str, object]:
+        """What of these settings changes an edit beyond rounding; empty by default."""
+        changes: dict[str, object] = self.changes_trajectories()
+        if self.step_cache:
+            changes["step_cache"] = [self.step_cache, *self.step_cache_steps]
+        return changes
+
+    def changes_trajectories(self) -> dict[str, object]:
+        """What of these settings changes a trajectory beyond rounding; empty by default."""
+        changes: dict[str, object] = {}
+        if self.attention == "sage":
+            changes["attention"] = self.attention
+        if self.weights != "native":
+            changes["weights"] = self.weights
+        return changes
+
+
 @dataclass(frozen=True, kw_only=True)
 class EditingSettings:
     """All that a process which does the model work must know; the same for every row of a job.
@@ -207,7 +261,7 @@ class EditingSettings:
             an fsspec URI of one, or a name on the Hugging Face Hub.
         precision: of the model; `auto` is fp32 on CPU, else what the checkpoint was trained in.
         seed: every random draw comes from it, the video's id and the edit's id.
-        video, inversion, reconstruction, trajectory, limits: the sections of these settings.
+        video, inversion, reconstruction, trajectory, speed, limits: the sections of these settings.
     """
 
     output: Annotated[str, MinLen(1)]
@@ -218,6 +272,7 @@ class EditingSettings:
     inversion: Inversion = Inversion()
     reconstruction: Reconstruction = Reconstruction()
     trajectory: TrajectorySettings = TrajectorySettings()
+    speed: Speed = Speed()
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:

@@ -17,7 +17,8 @@ from pipeline.algorithm.reconstruction import Edited, EditPrompts, reconstruct, 
 from pipeline.algorithm.schedule import Schedule
 from pipeline.model.group import OneRank, TokenGroup
 from pipeline.model.transformer import VelocityModel
-from pipeline.plan import denoising_steps, start_level
+from pipeline.model.transformer.step_cache import with_step_cache
+from pipeline.plan import denoising_steps, skippable, start_level
 from pipeline.settings import Reconstruction
 
 
@@ -95,6 +96,11 @@ def edit_with(
         shape = shape or trajectory(0).shape
         x = torch.stack([seeded_noise(shape, edit.seed) for edit in edits])
     prompts = [edit.prompts(settings.reference) for edit in edits]
+    scales = [edit.guidance_scale for edit in edits]
+    steps = denoising_steps(settings, schedule.steps, scales)
+    if isinstance(model, VelocityModel):
+        levels = skippable(settings, model.speed, schedule.steps)
+        model = with_step_cache(model, schedule, levels)
     return reconstruct(
         model,
         x,
@@ -108,7 +114,7 @@ def edit_with(
             )
             for p in prompts
         ],
-        denoising_steps(settings, schedule.steps, [edit.guidance_scale for edit in edits]),
+        steps,
         schedule,
         empty=named(""),
         residual=settings.residual,

@@ -32,11 +32,15 @@ class Branch:
         latents: [F, C, H, W], float32.
         prompt: conditions it.
         reference: the prompt of the reference branch that it attends to; None for plain attention.
+        edit: the number of its edit, the same in all steps; None for a branch of no edit.
+        negative: whether it is its edit's negative branch.
     """
 
     latents: Tensor
     prompt: Prompt
     reference: Prompt | None = None
+    edit: int | None = None
+    negative: bool = False
 
 
 class Denoiser(Protocol):
@@ -64,5 +68,5 @@ class Denoiser(Protocol):
 
         Returns:
             The velocity of each branch, [F, C, H, W] float32, and the reference's own velocity by
-            its prompt's text.
+            its prompt's text, where it was computed.
         """

@@ -108,12 +108,12 @@ def guided_velocity(
     """The guided velocities [K, F, C, H, W] of a step, and the reference's own by prompt."""
     branches: list[Branch] = []
     # One edit's two branches, then the next one's: a batch that is split keeps them together.
-    for latents, edit, scale in zip(x, edits, step.scales, strict=True):
+    for number, (latents, edit, scale) in enumerate(zip(x, edits, step.scales, strict=True)):
         if scale > 1:
             seen = edit.reference_negative if step.inject else None
-            branches.append(Branch(latents, edit.negative, seen))
+            branches.append(Branch(latents, edit.negative, seen, number, negative=True))
         seen = edit.reference_positive if step.inject else None
-        branches.append(Branch(latents, edit.positive, seen))
+        branches.append(Branch(latents, edit.positive, seen, number))
     velocities, own = model.predict(
         branches,
         schedule.levels[step.level].timestep,

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -38,6 +38,8 @@ CHANNEL = "RETAKE_DECODER_SOCKET"
 """The environment variable that tells a decoder which file descriptor is its socket."""
 TRIES = 2
 """A decoder may be killed for what another process took; the second time it is the file's doing."""
+SMALL = 16
+"""Height and width in pixels of frames that are only counted."""
 IDLE = 2
 """So many decoders are kept for the next file; a process reads one ahead and one now."""
 
@@ -61,11 +63,45 @@ def read_clip_apart(
             allow, VIDEO_UNREADABLE where it ends the decoder, or no frame comes for
             `limits.decode_stall_s`.
     """
+    pixels, about = _read_apart(file, on_read, rule, limits, request)
+    import torch
+
+    frames = torch.from_numpy(pixels.reshape(about.pop("shape")))
+    return Clip(frames=frames, **about)
+
+
+def clip_frames_apart(
+    file: BinaryIO,
+    *,
+    rule: FrameRule = DEFAULT_RULE,
+    limits: Limits = DEFAULT_LIMITS,
+    **request: Any,
+) -> int:
+    """How many frames the clip of a file has. Arguments and errors as `read_clip_apart`; no torch.
+
+    They are decoded, since what a file says of its length may be wrong, and made small.
+    """
+    small = {"height": SMALL, "width": SMALL}
+    _, about = _read_apart(file, lambda: None, rule, limits, request | small)
+    return int(about["shape"][0])
+
+
+def _read_apart(
+    file: BinaryIO,
+    on_read: Callable[[], None],
+    rule: FrameRule,
+    limits: Limits,
+    request: dict[str, Any],
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The pixels of a clip, in a row, and what is said of them: their shape, and as `Clip` has it.
+
+    Raises as `read_clip_apart`.
+    """
     message = {**request, "rule": asdict(rule), "limits": asdict(limits)}
     for last in (False,) * (TRIES - 1) + (True,):
         decoder = _Decoder.take()
         try:
-            clip = decoder.read(file, message, on_read)
+            answer = decoder.read(file, message, on_read)
         except _Ended as error:
             if last:
                 raise RowError(
@@ -89,7 +125,7 @@ def read_clip_apart(
             decoder.end()
             raise
         decoder.give_back()
-        return clip
+        return answer
     raise AssertionError("the last try returns or raises")
 
 
@@ -132,8 +168,10 @@ class _Decoder:
                 pass_fds=[theirs.fileno()],
             )
 
-    def read(self, file: BinaryIO, message: dict[str, Any], on_read: Callable[[], None]) -> Clip:
-        """The clip of a file.
+    def read(
+        self, file: BinaryIO, message: dict[str, Any], on_read: Callable[[], None]
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """The pixels of a clip, in a row, and what is said of them.
 
         Raises:
             RowError: as the decoder does.
@@ -163,7 +201,9 @@ class _Decoder:
                     receive_into(self._channel, pixels.data)
                     until = time.monotonic() + stall_s
                     continue
-                return _clip(kind, json.loads(received(self._channel, size)), pixels, message)
+                about = json.loads(received(self._channel, size))
+                about = _good(kind, about, message)
+                return cast(np.ndarray, pixels), about
         except (ConnectionError, EOFError) as error:
             raise _Ended(self.end()) from error
 
@@ -193,17 +233,13 @@ class _Decoder:
         return f"exit status {status}"
 
 
-def _clip(kind: bytes, answer: Any, pixels: np.ndarray | None, message: dict[str, Any]) -> Clip:
-    """The clip of an answer and of the pixels that came before it. Raises what the answer says."""
-    import torch
-
+def _good(kind: bytes, answer: Any, message: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a clip. Raises what the answer says where there is none."""
     if kind == REFUSED:
         raise RowError(ErrorCode(answer["code"]), answer["message"])
     if kind == FAILED:
         raise RuntimeError(f"{message['name']}: {answer}")
-    assert pixels is not None
-    frames = torch.from_numpy(pixels.reshape(answer.pop("shape")))
-    return Clip(frames=frames, **answer)
+    return dict(answer)
 
 
 def received(channel: socket.socket, size: int) -> bytes:

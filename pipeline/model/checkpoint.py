@@ -8,13 +8,14 @@ where they are needed: the text encoder never shares a process with the transfor
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.imports import large_imports
+from pipeline.model.folder.configuration import FILES as CONFIGURATION
 from pipeline.model.folder.configuration import Configuration, read_configuration
 from pipeline.model.folder.fingerprint import fingerprint
 from pipeline.model.folder.layout import PARTS as PARTS
@@ -27,7 +28,7 @@ from pipeline.model.folder.vocabulary import check_vocabulary, encodes_words
 from pipeline.model.folder.weights import STEMS, check_weights
 from pipeline.model.footprint import Part
 from pipeline.model.memory import DeviceMemory, check_room
-from pipeline.settings import Precision
+from pipeline.settings import Precision, Weights
 
 if TYPE_CHECKING:
     import torch
@@ -196,6 +197,29 @@ def open_checkpoint(
         raise UnsupportedCheckpoint(f"checkpoint {uri!r}: {error}") from error
 
 
+def open_configuration(checkpoint: str, *, cache: str | Path | None = None) -> CheckpointInfo:
+    """What the configuration files of a checkpoint say; its weights need not be there.
+
+    Of a folder in object storage or on the Hub these files alone are fetched. The fingerprint is
+    that of weights too, and empty here.
+
+    Args:
+        checkpoint, cache: as `open_checkpoint` takes them.
+
+    Raises:
+        UnsupportedCheckpoint: there is no such folder, or its configuration is another model's.
+    """
+    try:
+        place = locate(checkpoint, Path(cache) if cache else cache_folder())
+        if isinstance(place, Remote):
+            fetch(place, [name for name in CONFIGURATION if name in place.sizes])
+        path = place.folder if isinstance(place, Remote) else place
+        pin = CheckpointPin(checkpoint, "", "", {})
+        return replace(_info(path, read_configuration(path), pin, ()), pin=None)
+    except UnsupportedCheckpoint as error:
+        raise UnsupportedCheckpoint(f"checkpoint {checkpoint!r}: {error}") from error
+
+
 def _open_local(path: Path, uri: str, pin: CheckpointPin | None) -> CheckpointInfo:
     info = _checked(path, CheckpointPin(uri, "", "", {}))
     if pin and info.fingerprint != pin.fingerprint:
@@ -263,12 +287,34 @@ def _info(
     )
 
 
-def load_transformer(info: CheckpointInfo, dtype: torch.dtype, device: torch.device | str) -> Any:
-    """The `CogVideoXTransformer3DModel`, in evaluation mode."""
+def load_transformer(
+    info: CheckpointInfo,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    weights: Weights = "native",
+) -> Any:
+    """The `CogVideoXTransformer3DModel`, in evaluation mode.
+
+    Raises:
+        MemoryError: the device has no room for it.
+        ValueError: its weights cannot be had in fp8 here.
+    """
     with large_imports():
         from diffusers import CogVideoXTransformer3DModel
 
-    return _load(CogVideoXTransformer3DModel, info, "transformer", device, torch_dtype=dtype)
+    if weights == "native":
+        return _load(CogVideoXTransformer3DModel, info, "transformer", device, torch_dtype=dtype)
+    from pipeline.model.transformer.quantized import check_fp8, quantize_blocks
+
+    check_fp8(dtype, device)
+    return _load(
+        CogVideoXTransformer3DModel,
+        info,
+        "transformer",
+        device,
+        lambda transformer: quantize_blocks(transformer, device),
+        torch_dtype=dtype,
+    )
 
 
 def load_vae(info: CheckpointInfo, dtype: torch.dtype, device: torch.device | str) -> Any:
@@ -300,9 +346,17 @@ def load_text_encoder(
 
 
 def _load(
-    model: Any, info: CheckpointInfo, part: Part, device: torch.device | str, **dtype: Any
+    model: Any,
+    info: CheckpointInfo,
+    part: Part,
+    device: torch.device | str,
+    quantize: Callable[[Any], None] | None = None,
+    **dtype: Any,
 ) -> Any:
     """A part with its weights; only from safetensors, and only where none is left random.
+
+    Args:
+        quantize: makes weights smaller, before the part is moved to the device.
 
     Raises:
         MemoryError: the device has no room for them.
@@ -310,7 +364,8 @@ def _load(
     if part not in info.parts:
         raise ValueError(f"the checkpoint was opened for {info.parts}, without {part}")
     values = next(iter(dtype.values())).itemsize
-    check_room(info, part, values, DeviceMemory(device), device)
+    weights: Weights = "fp8" if quantize else "native"
+    check_room(info, part, values, DeviceMemory(device), device, weights)
     module, loaded = model.from_pretrained(
         info.path / part, use_safetensors=True, output_loading_info=True, **dtype
     )
@@ -319,7 +374,10 @@ def _load(
             f"{info.path / part}: its weights lack {listed(missing)}; expected all that "
             f"{model.__name__} has with this configuration. Fetch the weights again"
         )
-    return module.to(device).eval().requires_grad_(False)
+    module = module.eval().requires_grad_(False)
+    if quantize:
+        quantize(module)
+    return module.to(device)
 
 
 def _family(transformer: Mapping[str, Any]) -> Family:

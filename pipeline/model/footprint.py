@@ -11,8 +11,11 @@ between blocks of the allocator take. Callers leave `pipeline.model.memory.HEADR
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.settings import Weights
 
 if TYPE_CHECKING:
     from pipeline.model.checkpoint import CheckpointInfo
@@ -22,17 +25,29 @@ Part = Literal["transformer", "vae", "text_encoder"]
 BRANCH = 12.2
 """Activations at once of a branch inside a block, as multiples of its tokens' bytes
 (`tokens * width * bytes_a_value`), where the feed-forward network is the peak: its input and its
-output, the four times wider layer before and after GELU, the residual stream. Attention takes
-fewer: a flash kernel keeps no scores."""
-ROTARY_FP32 = 3
-"""Tensors of a branch's size in float32 while its queries or keys are turned."""
-ROTARY = 8.2
-"""Other tensors of a branch's size that live then, in the model's own precision."""
+output, the four times wider layer before and after GELU, the residual stream. Attention and the
+turning of queries and keys take fewer: a flash kernel keeps no scores."""
 WAITING = 1.15
 """Multiples of its tokens' bytes that each branch of a batch holds while it waits for its turn: its
 tokens between two blocks, its latent in float32 and in the model's precision."""
 REFERENCE = 2.0
-"""Multiples of its tokens' bytes that a reference leaves for the edits: its keys and values."""
+"""Multiples of its tokens' bytes that each of several references leaves for the edits: its keys and
+values."""
+JOINED = 4.0
+"""Multiples of its tokens' bytes of the buffers in which the keys and values of a single reference
+wait beside those of an edit, for each edit that goes through a block at once."""
+CACHED = 3.0
+"""Multiples of its tokens' bytes that a step cache adds for each branch: two tensors from step to
+step, and while these are compared or made anew a third one."""
+
+TOKENS_AT_ONCE = {"cpu": 2048, "gpu": 16384}
+"""As many tokens of a rank keep the device busy: more branches than that do not go through a block
+at once, on a GPU fewer where its memory is short. At native sizes that is one branch, so that an
+edit does not depend on what is beside it. On a CPU the pages for tensors above 32 MB took a quarter
+of the time of 13 branches; the GPU's is untried."""
+GROUP_MARGIN = 2
+"""In a group the parts may take so many times less than in one process: memory that runs out in an
+exchange costs the group a restart, in one process it costs a second try."""
 
 TILE = (240, 360)
 """Height and width in pixels of diffusers' default tile."""
@@ -42,13 +57,19 @@ _SPLIT_BYTES = 2 * 1024**3
 """diffusers' `CogVideoXSafeConv3d` convolves in parts inputs above this (16-bit values assumed)."""
 
 
-def weight_bytes(info: CheckpointInfo, part: Part, bytes_a_value: int) -> int:
+def weight_bytes(
+    info: CheckpointInfo, part: Part, bytes_a_value: int, weights: Weights = "native"
+) -> int:
     """Bytes of a part's weights.
 
     For `text_encoder` its configuration file is read: `CheckpointInfo` does not hold it.
+
+    Args:
+        weights: of the transformer's blocks.
     """
     if part == "transformer":
-        return bytes_a_value * _transformer_values(info.transformer)
+        native = bytes_a_value * _transformer_values(info.transformer)
+        return native if weights == "native" else native - _saved_by_fp8(info, bytes_a_value)
     if part == "vae":
         return bytes_a_value * _vae_values(info.vae)
     config = json.loads((info.path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
@@ -63,6 +84,7 @@ def transformer_bytes(
     *,
     batch: int | None = None,
     references: int = 0,
+    cached: int = 0,
 ) -> int:
     """Peak bytes of one rank's activations during a forward, without weights.
 
@@ -72,14 +94,16 @@ def transformer_bytes(
         branches: so many go through a block at once.
         batch: all branches of the forward, references too; by default `branches`.
         references: how many of them leave keys and values for the others.
+        cached: how many of them the step cache keeps.
     """
     config = transformer if isinstance(transformer, Mapping) else transformer.transformer
     unit = tokens * _width(config) * bytes_a_value
-    inside = BRANCH
-    if config.get("use_rotary_positional_embeddings"):
-        inside = max(inside, ROTARY + ROTARY_FP32 * 4 / bytes_a_value)
-    waiting = max(batch or branches, branches) - branches
-    return int(unit * (inside * branches + WAITING * waiting + REFERENCE * references))
+    every = max(batch or branches, branches)
+    waiting = REFERENCE * references
+    if references == 1:
+        waiting = JOINED * min(branches, every - 1)
+    waiting += WAITING * (every - branches) + CACHED * cached
+    return int(unit * (BRANCH * branches + waiting))
 
 
 def vae_bytes(
@@ -180,6 +204,68 @@ def forward_flops(
     return linear + attention + 2 * width_ * (ends + text * int(config["text_embed_dim"]))
 
 
+def vae_flops(
+    vae: CheckpointInfo | Mapping[str, Any], frames: int, height: int, width: int, *, decode: bool
+) -> int:
+    """FLOPs of the VAE's convolutions for a clip whole; tiles cost as their areas together.
+
+    Args:
+        vae: a checkpoint, or the VAE's configuration.
+        frames, height, width: of the clip, in pixels.
+        decode: latents to frames, or else frames to latents.
+    """
+    config = vae if isinstance(vae, Mapping) else vae.vae
+    widths = [int(c) for c in config["block_out_channels"]]
+    latent, top = int(config["latent_channels"]), widths[-1]
+    pixels = int(config.get("out_channels" if decode else "in_channels") or 3)
+    # Values of a channel at each block's size, the largest first: a block halves height and width.
+    halvings = int(math.log2(int(config["temporal_compression_ratio"])))
+    counts = _frames_of_blocks(frames, halvings, len(widths), decode)
+    sizes = [n * (height >> i) * (width >> i) for i, n in enumerate(counts)]
+    norm = 2 * latent if decode else 0  # a 1x1x1 convolution each for the scale and the shift
+
+    def resnet(a: int, b: int) -> int:
+        return 27 * a * b + 27 * b * b + norm * (a + b) + (a * b if a != b else 0)
+
+    layers = int(config.get("layers_per_block") or 3) + decode
+    total = (27 * top * (latent if decode else 2 * latent) + 2 * resnet(top, top)) * sizes[-1]
+    total += (27 * pixels * widths[0] + (norm * widths[0] if decode else 0)) * sizes[0]
+    for i, c in enumerate(widths):
+        before = widths[min(i + 1, len(widths) - 1) if decode else max(i - 1, 0)]
+        total += (resnet(before, c) + (layers - 1) * resnet(c, c)) * sizes[i]
+        if i < len(widths) - 1:  # a block's 2D convolution after its halving or doubling
+            scaled = widths[i + 1] if decode else c
+            total += 9 * scaled * scaled * (sizes[i] if decode else sizes[i + 1])
+    return 2 * total
+
+
+def _frames_of_blocks(frames: int, halvings: int, blocks: int, decode: bool) -> list[int]:
+    """The frames that each block of the VAE works on, that of full size first.
+
+    The first blocks of either half change the number of frames: the encoder's at full size, the
+    decoder's at the smallest.
+    """
+    counts = [frames]
+    for _ in range(halvings):
+        counts.append((counts[-1] + 1) // 2)
+    if not decode:
+        return counts + counts[-1:] * (blocks - len(counts))
+    latents = counts[-1]
+    if latents % 2 == 0:  # then the first latent, too, is doubled each time
+        counts = [latents << (halvings - i) for i in range(halvings + 1)]
+    return counts[:1] * (blocks - len(counts)) + counts
+
+
+def text_flops(info: CheckpointInfo) -> int:
+    """FLOPs of the text encoder for one prompt; its configuration file is read."""
+    config = json.loads((info.path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+    d, inner = int(config["d_model"]), int(config["d_kv"]) * int(config["num_heads"])
+    gated = str(config.get("feed_forward_proj", "")).startswith("gated")
+    feed_forward = (3 if gated else 2) * d * int(config.get("d_ff") or 4 * d)
+    tokens, layers = info.text_tokens, int(config["num_layers"])
+    return 2 * tokens * layers * (4 * d * inner + feed_forward + 2 * tokens * inner)
+
+
 def _width(config: Mapping[str, Any]) -> int:
     return int(config["num_attention_heads"]) * int(config["attention_head_dim"])
 
@@ -206,6 +292,12 @@ def _transformer_values(config: Mapping[str, Any]) -> int:
     ends += 2 * d + _linear(t, 2 * d) + 2 * d
     ends += _linear(d, p * p * p_t * int(config["out_channels"]))
     return patch + positions + ends + int(config["num_layers"]) * block
+
+
+def _saved_by_fp8(info: CheckpointInfo, bytes_a_value: int) -> int:
+    """Bytes: a value of attention and feed-forward takes one, each row of a weight a float32."""
+    d, layers = _width(info.transformer), int(info.transformer["num_layers"])
+    return layers * (12 * d * d * (bytes_a_value - 1) - 9 * d * 4)
 
 
 def _linear(inputs: int, outputs: int) -> int:

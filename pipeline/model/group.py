@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from pipeline.model.attention import Exchange, attend
+from pipeline.model.attention.reference import Exchange, attend
+from pipeline.model.parallel.degrees import Degrees
 
 
 class TokenGroup(Protocol):
@@ -16,6 +17,7 @@ class TokenGroup(Protocol):
     Args:
         rank, ranks: this rank's number in the group, and how many there are.
         cfg_rank, cfg_ranks: which part of the branches this rank computes, of 1 or 2.
+        degrees: how the ranks divide the work.
     """
 
     @property
@@ -29,6 +31,9 @@ class TokenGroup(Protocol):
 
     @property
     def cfg_ranks(self) -> int: ...
+
+    @property
+    def degrees(self) -> Degrees: ...
 
     def gather_values(self, values: Tensor, counts: list[int]) -> Tensor:
         """This rank's flat values -> those of all ranks, `counts[r]` from rank r, in order."""
@@ -57,6 +62,7 @@ class OneRank:
 
     rank, ranks = 0, 1
     cfg_rank, cfg_ranks = 0, 1
+    degrees = Degrees()
 
     def split(self, tokens: Tensor) -> Tensor:
         return tokens

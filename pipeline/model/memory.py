@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pipeline.model.footprint import Part, weight_bytes
+from pipeline.settings import Weights
 
 if TYPE_CHECKING:
     import torch
@@ -104,6 +105,13 @@ class DeviceMemory:
             torch.cuda.empty_cache()
 
 
+def most_held(device: torch.device) -> int | None:
+    """Bytes of a GPU that this process' tensors have taken at most; None of other devices."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
 def attempt(work: Callable[[], T]) -> T | OutOfMemory:
     """What `work` returns, or that memory ran out.
 
@@ -144,13 +152,14 @@ def check_room(
     bytes_a_value: int,
     memory: Memory,
     device: torch.device | str,
+    weights: Weights = "native",
 ) -> None:
     """Whether a device has room for the weights of a checkpoint's part, before they are read.
 
     Raises:
         MemoryError: it has not; the text says how much is needed and free, and the way out.
     """
-    needed, free = weight_bytes(info, part, bytes_a_value), memory.free()
+    needed, free = weight_bytes(info, part, bytes_a_value, weights), memory.free()
     if free is not None and needed > free:
         raise MemoryError(
             f"{info.path / part}: the weights take {gigabytes(needed)}, and {gigabytes(free)} of "

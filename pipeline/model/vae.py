@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import product
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from pipeline.errors import ErrorCode, RowError
-from pipeline.model.footprint import largest_whole_area, vae_bytes
+from pipeline.model.footprint import vae_bytes
 from pipeline.model.group import OneRank, TokenGroup
 from pipeline.model.memory import (
     DeviceMemory,
@@ -22,6 +21,7 @@ from pipeline.model.memory import (
     gigabytes,
     usable,
 )
+from pipeline.model.tiles import Tiles, allowed_tiles
 
 T = TypeVar("T")
 Posterior = Literal["mode", "sample"]
@@ -151,84 +151,16 @@ class Codec:
 
     def _plan(self, height: int, width: int, decode: bool) -> list[Tiles | None]:
         """The ways to cut frames of so many pixels, each smaller than the one before."""
-        scale = self._scale
-        plan = tile_plan((height // scale, width // scale), self._own, self._overlap)
-        if self.tiling is not None:
-            return plan[-1:] if self.tiling else [None]
-        most = largest_whole_area(self.vae.config, decode=decode)
-        areas = [height * width if t is None else t.area * scale * scale for t in plan]
-        return [t for t, area in zip(plan, areas, strict=True) if area <= most] or plan[-1:]
+        frame = height // self._scale, width // self._scale
+        own, overlap, config = self._own, self._overlap, self.vae.config
+        return allowed_tiles(config, frame, own, overlap, decode=decode, tiling=self.tiling)
 
     def _bytes(
         self, tiles: Tiles | None, frames: int, height: int, width: int, decode: bool
     ) -> int:
         item = next(self.vae.parameters()).element_size()
-        config, scale = self.vae.config, self._scale
-        tile = None if tiles is None else (tiles.height * scale, tiles.width * scale)
-        return vae_bytes(config, frames, height, width, item, decode=decode, tile=tile)
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Tiles of equal strides that cover a frame; all lengths in latents.
-
-    Args:
-        height, width: of a tile.
-        overlap: rows and columns that the next tile repeats.
-        area: of the largest tile within the frame.
-        work: the area of all tiles.
-    """
-
-    height: int
-    width: int
-    overlap: tuple[int, int]
-    area: int
-    work: int
-
-
-def tile_plan(
-    frame: tuple[int, int], largest_last: tuple[int, int], overlap: tuple[int, int]
-) -> list[Tiles | None]:
-    """The ways to cut a frame worth trying: whole (None), then ever smaller tiles.
-
-    Each way has tiles smaller by a quarter, for the least work that gives such: with less between
-    them the second would run out of memory where the first did.
-
-    Args:
-        frame: height and width in latents.
-        largest_last: the last tiles are at most so large.
-        overlap: of the tiles, in latents.
-    """
-    counts = []
-    for side, own, shared in zip(frame, largest_last, overlap, strict=True):
-        most = 1
-        while side > own and most < side and -(-side // most) + shared > own:
-            most += 1
-        counts.append(range(1, most + 1))
-    ways = sorted(
-        (_tiles(frame, rows, columns, overlap) for rows, columns in product(*counts)),
-        key=lambda tiles: (tiles.work, tiles.area),
-    )
-    last = min(ways, key=lambda tiles: (tiles.area, tiles.work))
-    whole, *others = ways
-    plan: list[Tiles | None] = [None]
-    smallest = whole.area
-    for tiles in others:
-        if tiles.area <= smallest * 0.75 or (tiles == last and tiles.area < smallest):
-            plan.append(tiles)
-            smallest = tiles.area
-    return plan
-
-
-def _tiles(frame: tuple[int, int], rows: int, columns: int, overlap: tuple[int, int]) -> Tiles:
-    strides = [-(-side // count) for side, count in zip(frame, (rows, columns), strict=True)]
-    # A side that is not cut is one stride long: with less the VAE would begin another tile there.
-    sides = [stride + shared for stride, shared in zip(strides, overlap, strict=True)]
-    area, work = 1, 1
-    for side, tile, stride in zip(frame, sides, strides, strict=True):
-        area *= min(side, tile)
-        work *= sum(min(tile, side - start) for start in range(0, side, stride))
-    return Tiles(sides[0], sides[1], overlap, area, work)
+        tile = None if tiles is None else tiles.pixels(self._scale)
+        return vae_bytes(self.vae.config, frames, height, width, item, decode=decode, tile=tile)
 
 
 def set_tiles(vae: Any, tiles: Tiles | None) -> None:

@@ -19,13 +19,13 @@ from pipeline import Editor
 from pipeline.algorithm.branches import Branch, Prompt
 from pipeline.errors import ErrorCode, RowError
 from pipeline.model import footprint
+from pipeline.model.attention.kernels import torch_kernels
 from pipeline.model.memory import HEADROOM, DeviceMemory
-from pipeline.model.parallel.kernels import torch_kernels
 from pipeline.model.transformer import VelocityModel
 from pipeline.model.vae import Codec
 from pipeline.records import EditSpec
 from pipeline.settings import Reconstruction
-from tests.benchmarks.card import GB, Bench, Sizes, host_waits
+from tests.benchmarks.gpu.card import GB, Bench, Sizes, host_waits
 from tests.published_models import T5, published
 
 pytestmark = [

@@ -15,6 +15,8 @@ from torch import Tensor
 from pipeline import Editor, EditSpec, Inversion, Reconstruction, Trajectory, VideoSettings
 from pipeline.errors import ErrorCode, RowError
 from pipeline.media.encoding import write_clip
+from pipeline.model.transformer import ForwardCounter
+from pipeline.settings import Speed
 from tests.drawn_videos import waves
 from tests.stand_in_t5 import T5
 
@@ -203,6 +205,22 @@ def test_edits_beyond_those_at_once_are_made_all_the_same(
     together = editor.reconstruct(trajectory, prompts, start="noise", edits_at_once=3)
     in_turn = editor.reconstruct(trajectory, prompts, start="noise", edits_at_once=2)
     assert all(torch.equal(a, b) for a, b in zip(together, in_turn, strict=True))
+
+
+def test_a_step_cache_skips_blocks_of_edits_and_never_of_an_inversion(
+    checkpoints: dict[str, Path], trajectory: Trajectory
+) -> None:
+    speed = Speed(step_cache=1.0, step_cache_steps=(0, 1))
+    editor = Editor.from_pretrained(str(checkpoints["5b"]), device="cpu", speed=speed)
+    editor.set_progress_bar_config(disable=True)
+    same = editor.invert(CLIP, Inversion(steps=STEPS))
+    assert torch.equal(same.latents, trajectory.latents)
+    assert editor.model.forwards.skipped == 0
+    how = Reconstruction(start="inverted", guidance_steps=(0, 1), edits_at_once=1)
+    for _ in range(2):  # nothing is kept from one edit to the next
+        editor.model.forwards = ForwardCounter()
+        editor.reconstruct(trajectory, ["a fox", "a hare"], how)
+        assert editor.model.forwards == ForwardCounter(plain=2, injected=4, skipped=6)
 
 
 def test_what_an_edit_leaves_open_is_as_the_settings_say(

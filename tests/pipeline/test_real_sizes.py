@@ -25,7 +25,9 @@ from pipeline.editor import Editor
 from pipeline.model import footprint
 from pipeline.model.checkpoint import Family
 from pipeline.model.sizes import clip_size
-from pipeline.model.transformer import TOKENS_AT_ONCE, VelocityModel, rotary_embedding
+from pipeline.model.transformer import VelocityModel
+from pipeline.model.transformer.step_cache import StepCache
+from pipeline.model.transformer.tokens import rotary_embedding
 from pipeline.model.vae import Codec
 from pipeline.records import EditSpec
 from pipeline.settings import Inversion, Reconstruction, VideoSettings
@@ -228,37 +230,71 @@ def test_a_forward_at_the_real_size_is_so_many_teraflops(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    ("edits", "at_once", "dtype"),
+    ("edits", "at_once", "references", "dtype"),
     [
-        (0, 1, torch.bfloat16),
-        (1, 1, torch.bfloat16),
-        (4, 1, torch.bfloat16),
-        (4, 2, torch.bfloat16),
-        (1, 1, torch.float32),
+        (0, 1, 0, torch.bfloat16),
+        (1, 1, 1, torch.bfloat16),
+        (4, 1, 1, torch.bfloat16),
+        (4, 2, 1, torch.bfloat16),
+        (4, 1, 2, torch.bfloat16),
+        (1, 1, 1, torch.float32),
     ],
 )
 def test_the_transformers_activations_are_those_counted(
     family: Family,
     edits: int,
     at_once: int,
+    references: int,
     dtype: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(TOKENS_AT_ONCE, "gpu", 1 << 20)
+    monkeypatch.setitem(footprint.TOKENS_AT_ONCE, "gpu", 1 << 20)
     info = published(family)
     model = VelocityModel(make_transformer(family, dtype), max_branches=at_once)
     x, prompts = torch.empty(LATENTS[family], device="meta"), MetaPrompts(dtype)
     texts = ["a", ""] * edits
-    empty = Prompt("", prompts.embedding(""))
-    branches = [Branch(x, Prompt(t, prompts.embedding(t)), empty) for t in texts]
+    described = [Prompt(t, prompts.embedding(t)) for t in ("", "a")]
+    branches = [
+        Branch(x, Prompt(t, prompts.embedding(t)), described[i % references])
+        for i, t in enumerate(texts)
+    ]
     with MetaDevice(model.transformer) as device:
-        model.predict(branches or [Branch(x, empty)], 500, x if edits else None)
-    batch = 2 * edits + 1
+        model.predict(branches or [Branch(x, described[0])], 500, x if edits else None)
+    batch = 2 * edits + max(references, 1)
     tokens = info.text_tokens + VIDEO_TOKENS[family]
     peak = footprint.transformer_bytes(
-        info, tokens, at_once, dtype.itemsize, batch=batch, references=int(edits > 0)
+        info, tokens, at_once, dtype.itemsize, batch=batch, references=references
     )
     assert peak == pytest.approx(device.peak, rel=0.04)
+
+
+@pytest.mark.parametrize(("edits", "at_once"), [(1, 1), (4, 1), (4, 2)])
+def test_a_step_cache_takes_the_memory_that_is_counted_and_one_wait_a_step(
+    edits: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(footprint.TOKENS_AT_ONCE, "gpu", 1 << 20)
+    info, prompts = published("5b"), MetaPrompts(torch.bfloat16)
+    model = VelocityModel(make_transformer("5b", torch.bfloat16), max_branches=at_once)
+    x = torch.empty(LATENTS["5b"], device="meta")
+    empty = Prompt("", prompts.embedding(""))
+    branches = [Branch(x, empty, empty, i // 2, i % 2 == 0) for i in range(2 * edits)]
+    cache = StepCache(0.1, frozenset({500, 400}))
+    with MetaDevice(model.transformer) as device:
+        model.predict(branches, 600, x, cache=cache)
+        assert device.reads == []
+        device.start()
+        model.predict(branches, 500, x, cache=cache)
+        assert len(device.reads) == 1
+    peak = footprint.transformer_bytes(
+        info,
+        info.text_tokens + VIDEO_TOKENS["5b"],
+        at_once,
+        2,
+        batch=2 * edits + 1,
+        references=1,
+        cached=2 * edits,
+    )
+    assert peak == pytest.approx(device.peak, rel=0.05)
 
 
 WHOLE = None

@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.imports import large_imports
-from pipeline.model.attention import Exchange, References, attend, with_references
+from pipeline.model.attention.kernels import Kernel
+from pipeline.model.attention.reference import Exchange, References, attend, with_references
 from pipeline.model.group import OneRank, TokenGroup
 from pipeline.model.parallel.degrees import Degrees
-from pipeline.model.parallel.kernels import Kernel, pick_kernel, torch_kernels
 
 BACKEND = "retake"
 """The key under which xfuser knows `_reference_attention`."""
@@ -102,7 +102,6 @@ class RankGroup:
         self._world, self._tokens, self._cfg = (x.device_group for x in (world, tokens, cfg))
         self._objects = world.cpu_group
         self._chunks: dict[tuple[int, int], list[Tensor | None]] = {}
-        self._kernels: dict[tuple[torch.dtype, int], Kernel] = {}
 
     def split(self, tokens: Tensor) -> Tensor:
         """[B, N, D] -> this rank's [B, ceil(N / token ranks), D]; zero padding comes last."""
@@ -137,8 +136,9 @@ class RankGroup:
             v: Tensor,
             reference_index: Sequence[int],
             references: References | None,
+            kernel: Kernel,
         ) -> Tensor:
-            call = _Call(reference_index, references, enumerate(chunks), self._kernel(q))
+            call = _Call(reference_index, references, enumerate(chunks), kernel)
             out: Tensor = self._xfuser.usp.USP(
                 q, k, v, backend=BACKEND, attention_kwargs={BACKEND: call}
             )
@@ -186,15 +186,6 @@ class RankGroup:
                 for places in chunks
             ]
         return self._chunks[key]
-
-    def _kernel(self, like: Tensor) -> Kernel:
-        key = (like.dtype, like.shape[-1])
-        if key not in self._kernels:
-            ring = self.degrees.ring > 1
-            kernels = self._xfuser.kernels(ring) if self.device.type == "cuda" else {}
-            kernels |= torch_kernels(self.device, logsumexp=ring)
-            self._kernels[key] = pick_kernel(kernels, like, logsumexp=ring)
-        return self._kernels[key]
 
 
 def split_evenly(count: int, ranks: int) -> list[int]:
@@ -252,7 +243,7 @@ def _reference_attention(
     is_causal: bool,
     attention_kwargs: Mapping[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
-    """xfuser's attention backend: what `pipeline.model.attention.attend` does, on exchanged tokens.
+    """xfuser's attention backend: what `attend` does in one process, on exchanged tokens.
 
     Ulysses calls it once for a layer, with all tokens and some of the heads; ring calls it once for
     each rank's keys and merges the answers by their logsumexp.
@@ -287,22 +278,10 @@ class Xfuser:
 
     state: Any
     usp: Any
-    backends: Any
 
     def groups(self) -> tuple[Any, Any, Any]:
         """Its groups of all ranks, of those that share tokens, and of those that share branches."""
         return self.state.get_world_group(), self.state.get_sp_group(), self.state.get_cfg_group()
-
-    def kernels(self, ring: bool) -> dict[str, Kernel]:
-        """xfuser's own kernels for the newest GPUs; those not installed fail their trial."""
-
-        def kernel(name: str) -> Kernel:
-            key = self.backends.AttentionBackendType[name]
-            function = self.backends.ATTENTION_FUNCTION_REGISTRY[key]
-            return lambda q, k, v: function(q, k, v, dropout_p=0.0, is_causal=False)
-
-        # FlashAttention 4 returns no logsumexp here, and xfuser refuses it under ring.
-        return {name: kernel(name) for name in ("FLASH_3",) + ("FLASH_4",) * (not ring)}
 
 
 def import_xfuser(device: torch.device) -> Xfuser:
@@ -339,7 +318,7 @@ def import_xfuser(device: torch.device) -> Xfuser:
         runtime_config=SimpleNamespace(use_spargeattn_head_balance=False),
     )
     attention_backend.register_attention_function(BACKEND)(_reference_attention)
-    return Xfuser(parallel_state, usp, attention_backend)
+    return Xfuser(parallel_state, usp)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import torch
 
 from pipeline.errors import ErrorCode, RowError
 from pipeline.media import apart
-from pipeline.media.apart import read_clip_apart
+from pipeline.media.apart import clip_frames_apart, read_clip_apart
 from pipeline.media.decoding import Clip, read_clip
 from pipeline.settings import Limits
 from pipeline.storage import local_copy
@@ -54,6 +54,16 @@ def test_what_a_file_lacks_is_said_as_in_this_process() -> None:
         with pytest.raises(RowError) as ours:
             read_clip(io.BytesIO(data), **CLIP)
         assert refusal(data) == (ours.value.code, ours.value.message.removeprefix("drawn: "))
+
+
+def test_the_frames_of_a_clip_are_counted_without_its_pictures() -> None:
+    request = {"name": "drawn", "frames": 49}
+    with stored(VIDEO) as file:
+        assert clip_frames_apart(file, **request) == 17
+        assert clip_frames_apart(file, **request | {"start_frame": 9}) == 9
+    with stored(VIDEO[:-400]) as file, pytest.raises(RowError, match="drawn: ") as refused:
+        clip_frames_apart(file, **request)
+    assert refused.value.code == refusal(VIDEO[:-400])[0]
 
 
 def test_one_process_decodes_file_after_file() -> None:

@@ -14,10 +14,15 @@ from torch import Tensor
 
 from pipeline.algorithm.branches import Branch
 from pipeline.algorithm.inversion import invert
+from pipeline.algorithm.schedule import Schedule
+from pipeline.model.attention.choice import Shape, fastest
+from pipeline.model.attention.kernels import Kernel, sdpa
 from pipeline.model.group import OneRank, TokenGroup
 from pipeline.model.parallel.degrees import Degrees
 from pipeline.model.scheduler import schedule_from_config
-from pipeline.settings import Reconstruction
+from pipeline.model.transformer import ForwardCounter
+from pipeline.model.transformer.compiled import CompiledBlocks
+from pipeline.settings import Reconstruction, Speed
 from tests.named_prompts import Edit, NamedModel, edit_with
 from tests.rank_processes import run_groups
 from tests.small_models import FAMILIES, make_transformer, scheduler
@@ -37,8 +42,12 @@ SIZES = {
     "does not divide": (7, (5, 10, 10)),  # 125
     "hardly any": (2, (1, 2, 10)),  # 5: some ranks hold no text at all
 }
+COMPILED = (Degrees(ulysses=2), Degrees(ring=2), Degrees(cfg=2))
+"""Groups that predict with compiled blocks, too."""
 CHANNELS, TEXT_DIM, STEPS = 16, 32, 2
 AT_ONCE = (1, 2)
+SKIP_SOME = {"divides": 0.357, "does not divide": 0.3808, "hardly any": 0.4}
+"""Thresholds that some edits come below in the second step, and some do not."""
 
 
 def main() -> None:
@@ -46,12 +55,14 @@ def main() -> None:
 
     def work(group: TokenGroup, degrees: Degrees) -> None:
         answers = compute(group) | gathered(group)
+        if degrees in COMPILED:
+            answers |= compiled(group)
         if degrees.ring > 1:
             answers["ring order"] = ring_order()
         torch.save(answers, answers_file(folder, degrees, group.rank))
 
     def alone() -> None:
-        answers = compute(OneRank())
+        answers = compute(OneRank()) | compiled(OneRank())
         answers["xfuser imported"] = torch.tensor("xfuser" in sys.modules)
         torch.save(answers, folder / "alone.pt")
 
@@ -100,6 +111,8 @@ def _invert_and_reconstruct(family: str, size: str, group: TokenGroup) -> dict[s
         )
         edited = edit_with(model, lambda level: trajectory[level], edits, schedule, settings)
         answers[f"edits, {reference} reference"] = edited.latents
+    if family == "5b":
+        answers |= _edits_with_a_step_cache(model, trajectory, edits, schedule, SKIP_SOME[size])
     branches = [Branch(clean, "worse", "worse"), Branch(clean, "a", "a")]
     for prompt, velocity in model.predict(branches, 500, clean)[1].items():
         answers[f"own velocity, {prompt}"] = velocity
@@ -110,6 +123,46 @@ def _invert_and_reconstruct(family: str, size: str, group: TokenGroup) -> dict[s
         answers[f"{at_once} at once"] = torch.stack([*velocities, *own.values()])
     answers["forwards"] = torch.tensor([model.forwards.plain, model.forwards.injected])
     return answers
+
+
+def compiled(group: TokenGroup) -> dict[str, Tensor]:
+    """What compiled blocks predict, and how many graphs that took."""
+    from torch._dynamo.utils import counters
+
+    transformer = make_transformer("5b", num_attention_heads=6, max_text_seq_length=7)
+    model = NamedModel(transformer, {"": noise(0, 7, TEXT_DIM), "a": noise(1, 7, TEXT_DIM)})
+    model.group = group
+    model.compiled = CompiledBlocks(
+        transformer.transformer_blocks, model._plan, group, True, "aot_eager"
+    )
+    counters.clear()
+    clean = noise(9, 5, CHANNELS, 10, 10)
+    with torch.no_grad():
+        alone = model.predict([Branch(clean, "")], 500)[0]
+        branches = [Branch(clean, "", ""), Branch(clean, "a", "")]
+        both, own = model.predict(branches, 500, clean)
+    return {
+        "compiled blocks": torch.stack([*alone, *both, own[""]]),
+        "graphs": torch.tensor(counters["stats"]["unique_graphs"]),
+        "graph breaks": torch.tensor(len(counters["graph_break"])),
+    }
+
+
+def _edits_with_a_step_cache(
+    model: NamedModel,
+    trajectory: Tensor,
+    edits: list[Edit],
+    schedule: Schedule,
+    threshold: float,
+) -> dict[str, Tensor]:
+    """Edits of which the second step skips some, and what was computed of them."""
+    before, model.forwards = model.forwards, ForwardCounter()
+    model.speed = Speed(step_cache=threshold, step_cache_steps=(0, 1))
+    settings = Reconstruction(start="inverted", reference="shared", guidance_steps=(0, 1))
+    edited = edit_with(model, lambda level: trajectory[level], edits, schedule, settings)
+    spent, model.forwards, model.speed = model.forwards, before, Speed()
+    counts = [spent.plain, spent.injected, spent.skipped]
+    return {"edits, step cache": edited.latents, "step cache, forwards": torch.tensor(counts)}
 
 
 def noise(seed: int, *shape: int) -> Tensor:
@@ -125,6 +178,7 @@ def gathered(group: TokenGroup) -> dict[str, Tensor]:
     }
     objects = group.gather_objects({"rank": group.rank})
     answers["objects"] = torch.tensor([value["rank"] for value in objects])
+    answers["the kernel of the least sum"] = torch.tensor(_least_sum(group))
     try:
         group.exchange(7, 1)
         refused = False
@@ -132,6 +186,20 @@ def gathered(group: TokenGroup) -> dict[str, Tensor]:
         refused = True
     answers["one token refused"] = torch.tensor(refused)
     return answers
+
+
+def _least_sum(group: TokenGroup) -> bool:
+    """Whether this rank takes the kernel that is the fastest on all, though not on the first."""
+
+    def steady(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+        return sdpa(q, k, v)
+
+    def seconds(kernel: Kernel, _: Shape) -> float:
+        return 2.0 if kernel is steady else [1.0, 10.0][group.rank > 0]
+
+    shape = Shape(2, 4, 8, 16, torch.float32, torch.device("cpu"))
+    kernels = {"quick at first": sdpa, "steady": steady}
+    return fastest(kernels, shape, "auto", group.gather_objects, seconds) is steady
 
 
 def ring_order() -> Tensor:

@@ -15,9 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pipeline.algorithm.branches import Branch
 from pipeline.errors import ErrorCode, RowError
-from pipeline.model.attention import Exchange, References, attend, rotate
-from pipeline.model.transformer import Branch, OneRank, rotary_embedding, split_batch, unpatchify
+from pipeline.model.attention.reference import Exchange, References, attend, rotate
+from pipeline.model.group import OneRank
+from pipeline.model.transformer.batch import split_batch
+from pipeline.model.transformer.step_cache import StepCache
+from pipeline.model.transformer.tokens import rotary_embedding, unpatchify
 from tests.named_prompts import NamedModel
 from tests.published_models import LATENTS, PARAMETERS, TRANSFORMERS, VIDEO_TOKENS
 from tests.script_reference import rotary_of_pipeline
@@ -212,7 +216,7 @@ def test_blocks_outside_of_the_window_see_no_reference() -> None:
 
 def test_attention_to_a_reference_is_attention_to_both_side_by_side() -> None:
     q, k, v = draw(3, 4, 2, 7, 8).double()
-    references_seen: References = {}
+    references_seen = References()
     references = attend(q[2:], k[2:], v[2:], [], references_seen)
     edits = attend(q[:2], k[:2], v[:2], [1, 0], references_seen)
     out = torch.cat([edits, references])
@@ -347,6 +351,16 @@ def test_one_branch_that_does_not_fit_is_a_row_error(monkeypatch: pytest.MonkeyP
     assert (no.value.code, no.value.needs_restart) == (ErrorCode.OUT_OF_MEMORY, False)
     assert sizes == [3, 2, 1]
     assert memory.released == [None] * 3
+
+
+def test_where_a_step_cache_takes_memory_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("5b")
+    fail_above(model, 0, monkeypatch)
+    with pytest.raises(
+        RowError, match=r"nothing between steps \(speed.step_cache: 0\), take larger"
+    ):
+        branch = Branch(draw(3, 16, 8, 12), "a", edit=0)
+        model.predict([branch], 500, cache=StepCache(0.1, frozenset({400})))
 
 
 def test_in_a_group_memory_that_runs_out_is_a_row_error_that_restarts_it(

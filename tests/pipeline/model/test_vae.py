@@ -16,7 +16,8 @@ from pipeline.errors import ErrorCode, RowError
 from pipeline.model.footprint import vae_bytes
 from pipeline.model.group import OneRank
 from pipeline.model.memory import HEADROOM
-from pipeline.model.vae import Codec, pad_frames, set_tiles, tile_plan, to_uint8
+from pipeline.model.tiles import tile_plan
+from pipeline.model.vae import Codec, pad_frames, set_tiles, to_uint8
 from tests.small_models import HEIGHT, WIDTH, make_vae
 from tests.stub_memory import GB, StubMemory
 

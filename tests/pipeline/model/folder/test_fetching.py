@@ -29,6 +29,7 @@ from pipeline.model.checkpoint import (
     CheckpointPin,
     load_transformer,
     open_checkpoint,
+    open_configuration,
 )
 from pipeline.model.folder import node, outline
 from pipeline.model.folder.bucket import InStorage
@@ -548,6 +549,33 @@ def test_a_rank_loads_the_commit_of_its_driver(hub: Hub, copy: Path, tmp_path: P
     assert open_checkpoint(pin, parts=EDITING_PARTS).path == info.path
     assert hub.requests == []
     assert open_checkpoint(hub.name, parts=()).scheduler["beta_end"] == 0.0125
+
+
+def test_of_the_hub_the_configuration_alone_is_fetched_to_plan(hub: Hub) -> None:
+    found = open_configuration(hub.name)
+    assert {request.rpartition("/")[2].split()[0] for request in hub.gets("")} <= {
+        "main", COMMITS[0], "model_index.json", "config.json", "scheduler_config.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
+    whole = open_checkpoint(hub.name, parts=())
+    assert (found.family, found.transformer, found.vae) == (
+        whole.family,
+        whole.transformer,
+        whole.vae,
+    )
+    assert (found.fingerprint, found.pin, found.parts) == ("", None, ())
+
+
+def test_of_a_bucket_the_configuration_alone_is_fetched_to_plan(copy: Path, cache: Path) -> None:
+    for weights in copy.rglob("*.safetensors"):
+        weights.unlink()
+    found = open_configuration(in_memory(copy, "configuration"), cache=cache)
+    assert found.path.is_relative_to(cache)
+    assert (found.family, found.height, found.width) == ("5b", 64, 96)
+    assert open_configuration(str(copy)).transformer == found.transformer
+    (copy / "vae/config.json").unlink()
+    with pytest.raises(UnsupportedCheckpoint, match=r"lacks vae/config.json"):
+        open_configuration(str(copy))
 
 
 def test_of_all_processes_of_a_node_one_fetches_from_the_hub(hub: Hub) -> None:

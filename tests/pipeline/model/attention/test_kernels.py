@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.model.parallel.kernels import Kernel, pick_kernel, torch_kernels
+from pipeline.model.attention.kernels import Kernel, pick_kernel, torch_kernels
 
 CPU = torch.device("cpu")
 HALVES = (torch.float16, torch.bfloat16)
