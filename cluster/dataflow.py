@@ -27,7 +27,7 @@ from cluster.driver.placing import BACK_S, Placing
 from cluster.driver.wave import Feed, Wave, most_rows
 from cluster.events.driver import RunEvents, events_of
 from cluster.job import CannotRun, Job, WorkLost
-from cluster.layout.placement import Placement
+from cluster.layout.placement import Placement, gpu_kinds
 from cluster.metrics.run import RunMetrics
 from cluster.output.attempts import Attempts, forgive
 from cluster.pending.rows import PendingRows
@@ -98,13 +98,13 @@ def run(
             check = lease.check if lease else (lambda: None)
             output = Folder(job.editing.output)
             writer = ResultWriter(output, job.run, patience, check, events.note)
-            notes = (*placement.notes, *warnings)
+            notes, kinds = (*placement.notes, *warnings), gpu_kinds(before)
             placing = Placing(job, pending.amount, before)
             metrics = RunMetrics(job.run, pending.edits)
             one = _Run(
                 job, pending.amount, feed, on_progress, writer, lost, threads, placing, metrics
             )
-            one.stop, one.lease, one.counts = stop, lease, Counts(notes=notes)
+            one.stop, one.lease, one.counts = stop, lease, Counts(notes=notes, gpus=kinds)
             one.events = events
             return one.to_its_end(placement)
     finally:

@@ -50,6 +50,8 @@ class Job:
         checkpoint_fingerprint: of the checkpoint's contents.
         run: names this run's results; sorts by time.
         checkpoint: by which the ranks open it, at the version that the driver has checked.
+        injected: what a forward with reference attention costs with it, in plain ones; the layout
+            follows from it, and no edit.
     """
 
     manifest: str
@@ -60,10 +62,14 @@ class Job:
     checkpoint_fingerprint: str
     run: str
     checkpoint: CheckpointPin | None = None
+    injected: float = 1.49
 
     def fingerprint(self) -> str:
         """Of everything in the job that changes an edit."""
         settings = asdict(self.editing)
+        settings["speed"] = self.editing.speed.changes_edits()
+        if not settings["speed"]:
+            del settings["speed"]  # as in versions without it: edits made before stay made
         for name in NOT_IN_FINGERPRINT:
             place, last = _place(settings, name)
             del place[last]

@@ -64,6 +64,7 @@ class Counts:
         latest: the last few that failed.
         doing: what the driver is at, where that is not what the groups do.
         starting: nothing can be given back or drained yet.
+        gpus: of the cluster as the run began, by kind as Ray calls it.
     """
 
     notes: tuple[str, ...] = ()
@@ -78,3 +79,4 @@ class Counts:
     refused: int = 0
     doing: str = ""
     starting: bool = False
+    gpus: Mapping[str, int] = field(default_factory=dict)

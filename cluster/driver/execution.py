@@ -5,12 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
 TICK_S = 0.2
+ENDED = "ended"
 
 
 class WaveEnded(Exception):
@@ -42,30 +44,38 @@ class Execution:
             self._finished.put(error)
 
     def ticks(self) -> Iterator[pa.Table | None]:
-        """Blocks as they come, until it ends, and None every `TICK_S` at least.
+        """What is finished, and None every `TICK_S`, until it ends.
+
+        A block has the results of one row. Those of a tick come together: to count a table and to
+        make it ready for storage takes calls for each of its columns, however few rows it has.
 
         Raises:
             WaveEnded: Ray did not go on.
         """
-        shown = time.monotonic()
         while True:
-            left = max(0.0, shown + TICK_S - time.monotonic())
+            tables, end = self._of_a_tick()
+            yield from joined(tables)
+            if isinstance(end, Exception):
+                raise WaveEnded(end)
+            if isinstance(end, BaseException):
+                raise end
+            if end == ENDED:
+                return
+            yield None
+
+    def _of_a_tick(self) -> tuple[list[pa.Table], BaseException | str]:
+        """The blocks that are finished within `TICK_S`, and how the execution ended, if it did."""
+        until = time.monotonic() + TICK_S
+        tables: list[pa.Table] = []
+        while (left := until - time.monotonic()) > 0:
             try:
                 table = self._finished.get(timeout=left)
             except queue.Empty:
-                shown = time.monotonic()
-                yield None
-                continue
-            if table is None:
-                return
-            if isinstance(table, Exception):
-                raise WaveEnded(table)
-            if isinstance(table, BaseException):
-                raise table
-            yield table
-            if time.monotonic() - shown >= TICK_S:
-                shown = time.monotonic()
-                yield None
+                break
+            if not isinstance(table, pa.Table):
+                return tables, table or ENDED
+            tables.append(table)
+        return tables, ""
 
     def ready(self) -> Iterator[pa.Table]:
         """The blocks that are there now, where no more are waited for."""
@@ -73,3 +83,9 @@ class Execution:
             table = self._finished.get()
             if isinstance(table, pa.Table):
                 yield table
+
+
+def joined(tables: Sequence[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in fewer tables: those that follow each other and have one schema are one."""
+    for _, some in groupby(tables, key=lambda table: table.schema):
+        yield pa.concat_tables(some)

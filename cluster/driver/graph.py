@@ -135,7 +135,9 @@ def _stage(
         enable_true_multi_threading=at_once > 1,
     )
     with warnings.catch_warnings():
-        # There is no other way yet to say how often a task is tried again.
+        # Ray 2.60 has no named parameter for how often a task is tried again, and no setting of
+        # its context: what is not said is -1, without end. 2.64 will take none that has no name,
+        # so pyproject.toml asks for an earlier one.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         return rows.map_batches(
             stage,

@@ -94,7 +94,7 @@ def choose(job: Job, room: Room) -> Choice | None:
     if not together or not room.amount or one_machine or cluster.reconstruction.groups != "auto":
         return together
     groups = most(room.free, cluster.reconstruction.gpus, at_most=_most_at_once(room))
-    ideal = Work.of(job.editing, room.amount.edits_a_video).total * room.amount.videos
+    ideal = Work.of(job.editing, room.amount.edits_a_video, job.injected).total * room.amount.videos
     if ideal >= BUSY * groups * cluster.reconstruction.gpus * together.duration:
         return together
     apart = _beside_encoders(cluster, room, lambda encoders: _split(job, room, encoders))
@@ -157,7 +157,7 @@ def _shared(job: Job, room: Room, encoders: int) -> Choice | None:
     pool = Pool("editing", groups, shape, shape.gpus)
     duration = 0.0
     if room.amount:
-        work = Work.of(job.editing, room.amount.edits_a_video)
+        work = Work.of(job.editing, room.amount.edits_a_video, job.injected)
         duration = shared_duration(work, room.amount.videos, groups) / shape.gpus
     return Choice("shared", (ENCODERS, pool), duration)
 
@@ -172,7 +172,7 @@ def _split(job: Job, room: Room, encoders: int) -> Choice | None:
     cluster = job.cluster
     inversion, reconstruction = cluster.inversion, cluster.reconstruction
     amount = room.amount or Amount(1 << 20, 4 << 20)
-    work = Work.of(job.editing, amount.edits_a_video)
+    work = Work.of(job.editing, amount.edits_a_video, job.injected)
     scaled = Work(
         work.inversion / inversion.gpus, tuple(one / reconstruction.gpus for one in work.units)
     )

@@ -23,6 +23,8 @@ OTHER_GPUS = ("/dev/kfd", "/dev/dxg")
 """What there is where GPUs are AMD's, or Windows' lent to WSL: how many is not seen there."""
 LOCAL = ("", "local")
 """Values of RAY_ADDRESS that name no cluster: one is started here."""
+KIND = "accelerator_type:"
+"""What stands before the kind of a node's GPUs, in the name of a resource that Ray makes of it."""
 NODE_ID = "ray.io/node-id"
 """The label that Ray gives to each node."""
 OTHERS = 2
@@ -91,6 +93,17 @@ class Placement:
     def on_gpus(self, pool: Pool) -> bool:
         """Whether the ranks of a pool have GPUs."""
         return self.device == "gpu" and pool.size > 0
+
+
+def gpu_kinds(nodes: Sequence[Node]) -> dict[str, int]:
+    """How many GPUs of each kind nodes have, as Ray calls it: `H100`; "" where it does not say."""
+    found: dict[str, int] = {}
+    for node in nodes:
+        kinds = [name.removeprefix(KIND) for name in node.has if name.startswith(KIND)]
+        if gpus := int(node.has.get("GPU", 0)):
+            kind = kinds[0] if len(kinds) == 1 else ""
+            found[kind] = found.get(kind, 0) + gpus
+    return found
 
 
 def given_address() -> str:

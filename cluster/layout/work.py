@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from pipeline.model.footprint import forward_flops
 from pipeline.plan import denoising_steps, highest_stored
 from pipeline.records import Forwards
 from pipeline.settings import EditingSettings, Reconstruction
 
+if TYPE_CHECKING:
+    from pipeline.model.checkpoint import CheckpointInfo
+
 INJECTED = 1.49
-"""What a forward with reference attention costs, in plain ones, where a video has 17,550 tokens."""
+"""What a forward with reference attention costs, in plain ones, where the checkpoint is not known:
+that of 5b where a video has 17,550 tokens."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,19 @@ class Amount:
         return self.videos * math.ceil(self.edits_a_video / settings.reconstruction.edits_at_once)
 
 
+def injected_cost(
+    settings: EditingSettings, info: CheckpointInfo, frames: int, height: int, width: int
+) -> float:
+    """What a forward with reference attention costs with a checkpoint, in plain ones.
+
+    Args:
+        frames, height, width: of the clip, in pixels.
+    """
+    blocks = settings.reconstruction.inject_blocks
+    plain = forward_flops(info, frames, height, width)
+    return forward_flops(info, frames, height, width, injected=True, blocks=blocks) / plain
+
+
 def inversion_forwards(settings: EditingSettings) -> int:
     """Forwards of one video's inversion, all plain, with what certifies it."""
     inversion = settings.inversion
@@ -59,15 +78,20 @@ def reconstruction_forwards(settings: EditingSettings, edits: int) -> Forwards:
         branches = edits + guided
         if step.inject:
             injected += branches
-            plain += _references(how, edits, guided)
+            plain += references(how, edits, guided)
         else:
             plain += branches
         plain += how.residual and not _follows_inversion(how, bool(guided), step.inject)
     return Forwards(plain=plain, injected=injected)
 
 
-def _references(how: Reconstruction, edits: int, guided: int) -> int:
-    """Reference branches of a step: those of the same prompt are one."""
+def references(how: Reconstruction, edits: int, guided: int) -> int:
+    """Reference branches of a step: those of the same prompt are one.
+
+    Args:
+        edits: in lockstep, each with a prompt of its own.
+        guided: how many of them have guidance at this step.
+    """
     described = {"empty": 1, "source": 1, "shared": edits + bool(guided)}
     return described.get(how.reference, edits + guided)
 
@@ -91,12 +115,18 @@ class Work:
     units: tuple[float, ...]
 
     @classmethod
-    def of(cls, settings: EditingSettings, edits: int) -> Work:
-        """The work of a video with so many edits."""
+    def of(cls, settings: EditingSettings, edits: int, injected: float = INJECTED) -> Work:
+        """The work of a video with so many edits.
+
+        Args:
+            injected: what a forward with reference attention costs, in plain ones.
+        """
         at_once = settings.reconstruction.edits_at_once
         whole, rest = divmod(edits, at_once)
         sizes = [at_once] * whole + [rest] * bool(rest)
-        costs = {size: _cost(reconstruction_forwards(settings, size)) for size in set(sizes)}
+        costs = {
+            size: _cost(reconstruction_forwards(settings, size), injected) for size in set(sizes)
+        }
         return cls(float(inversion_forwards(settings)), tuple(costs[size] for size in sizes))
 
     @property
@@ -108,8 +138,8 @@ class Work:
         return self.inversion + self.editing
 
 
-def _cost(forwards: Forwards) -> float:
-    return forwards.plain + INJECTED * forwards.injected
+def _cost(forwards: Forwards, injected: float) -> float:
+    return forwards.plain + injected * forwards.injected
 
 
 def shared_duration(work: Work, videos: int, groups: int) -> float:

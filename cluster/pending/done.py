@@ -87,13 +87,13 @@ def find_answered(
             return answered
         found.execute("CREATE TABLE keys (number BIGINT, key UHUGEINT, edit UHUGEINT)")
         names = [field.name for field in fields(VideoSpec)]
-        number, own = 0, job.fingerprint()
+        number, own, edit = 0, job.fingerprint(), EDIT if only else "NULL"
         for table in job.files.tables(names):
             keys = pa.table(edit_keys(job, own, table)._asdict(), schema=_KEYS)
             numbers = np.arange(number, number + keys.num_rows)
             found.register("batch", keys.append_column("number", pa.array(numbers)))
             found.execute(
-                f"INSERT INTO keys SELECT number, {KEY}, {EDIT} FROM batch WHERE fingerprint != ''"
+                f"INSERT INTO keys SELECT number, {KEY}, {edit} FROM batch WHERE fingerprint != ''"
             )
             found.unregister("batch")
             number += keys.num_rows

@@ -15,6 +15,7 @@ from cluster.ranks.invert_video import invert_video, shared_index
 from cluster.ranks.messages import Answer
 from pipeline.algorithm.reconstruction import Edited
 from pipeline.errors import ErrorCode, RowError
+from pipeline.model.memory import most_held
 from pipeline.model.vae import to_uint8
 from pipeline.plan import texts_of
 from pipeline.quality.certificate import edit_metrics
@@ -160,6 +161,7 @@ class _Finish:
             seed=edit.seed,
             metrics=Metrics(largest_residual=self.edited.largest_residual),
             forwards=self.forwards,
+            memory_bytes=most_held(self.rank.editor.device),
             trajectory_damage=self.inversion.trajectory_damage,
         )
         finite = bool(torch.isfinite(latents).all())

@@ -122,15 +122,21 @@ class RankEditor:
         group: TokenGroup | None = None,
         info: CheckpointInfo | None = None,
     ) -> RankEditor:
-        """Load the job's checkpoint onto a device, as one of the ranks that compute together."""
+        """Load the job's checkpoint onto a device, as one of the ranks that compute together.
+
+        Raises:
+            ValueError: `speed.attention` names a kernel that does not work on this device.
+        """
         info = info or open_checkpoint(settings.checkpoint, parts=EDITING_PARTS)
         editor = _Editor.from_pretrained(
             info,
             torch_dtype=info.dtype(settings.precision, device),
             device=device,
             group=group or OneRank(),
+            speed=settings.speed,
             text=RecentEmbeddings(prompt_store(settings, info)),
         )
+        editor.model.check_attention()
         return cls(settings, editor)
 
     @property
@@ -202,6 +208,8 @@ class RankEditor:
                 read, in the thread that reads ahead.
         """
         self.progress, self.pulse = progress, pulse
+        compiled = self.editor.model.compiled
+        compiled.progress, compiled.pulse = progress, pulse
         if isinstance(self.editor, _Editor):
             self.editor.on_progress = progress
         layers = [
@@ -260,6 +268,9 @@ class RankEditor:
             "stored": [self.settings.trajectory.dtype, CHUNKS],
             "precision": str(info.dtype(self.settings.precision, self.editor.device)),
         }
+        parts |= (
+            {"speed": changes} if (changes := self.settings.speed.changes_trajectories()) else {}
+        )
         if clip.variant:
             parts["variant"] = clip.variant
         if self.settings.trajectory.keep == "never":

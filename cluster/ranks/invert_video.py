@@ -107,7 +107,14 @@ def invert_video(
         forwards=rank.editor.model.forwards.total - before,
         timings=Timings(**timer.seconds),
         trajectory_damage=stored.damaged,
+        stored_bytes=_written(stored.index, index),
     )
+
+
+def _written(before: TrajectoryIndex | None, now: TrajectoryIndex) -> int:
+    """Bytes of the shards that an index has more than before."""
+    known = {shard.file for shard in before.shards} if before else set()
+    return sum(shard.bytes for shard in now.shards if shard.file not in known)
 
 
 @contextmanager

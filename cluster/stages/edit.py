@@ -126,6 +126,7 @@ class EditStage(GroupStage):
                 for name in ("trajectory", "source", "frames", "height", "width", "fps")
             },
             trajectory_damage=known.trajectory_damage or inversion.trajectory_damage,
+            trajectory_bytes=inversion.stored_bytes // video.pending_edits,
             forwards=replace(known.forwards, inversion=forwards),
             timings=share + known.timings,
         )

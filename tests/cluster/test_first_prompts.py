@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -261,29 +262,33 @@ class Encoder(EncodePrompts):
         super().__init__(job, *rest)
 
 
-@pytest.mark.ray
-def test_a_gpu_is_free_again_when_the_first_prompts_are_encoded_or_could_not_be(
-    job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def one_gpu() -> Iterator[None]:
+    """A local cluster that says it has one GPU."""
     import ray
 
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.ray
+def test_a_gpu_is_free_again_when_the_first_prompts_are_encoded_or_could_not_be(
+    job: Job, one_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(first_prompts, "EncodePrompts", Encoder)
     output = Path(job.editing.output)
     output.mkdir()
     wanted = Missing([f"p{i}" for i in range(20)], all=False)
     arguments = on(job, 1).pools[0].shape, "gpu", 1
     waited: list[None] = []
-    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        for closed in (False, True):
-            if closed:
-                (output / "closed").touch()
-            left = first_prompts.encode_first(job, wanted, arguments, lambda: waited.append(None))
-            assert left.prompts == (wanted.prompts if closed else [])
-            assert left.why.endswith("ValueError: no such checkpoint now" if closed else "")
-            assert free_gpus() == 1, "groups of several sizes are placed next, as if all were free"
-    finally:
-        ray.shutdown()
+    for closed in (False, True):
+        if closed:
+            (output / "closed").touch()
+        left = first_prompts.encode_first(job, wanted, arguments, lambda: waited.append(None))
+        assert left.prompts == (wanted.prompts if closed else [])
+        assert left.why.endswith("ValueError: no such checkpoint now" if closed else "")
+        assert free_gpus() == 1, "groups of several sizes are placed next, as if all were free"
     assert waited
     assert (output / "sent").read_text().count('"prompts": ["p') == 2
 
@@ -298,33 +303,27 @@ class Lasting(Encoder):
 
 @pytest.mark.ray
 def test_an_encoder_that_is_stopped_is_ended_and_leaves_its_prompts(
-    job: Job, monkeypatch: pytest.MonkeyPatch
+    job: Job, one_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ray
-
     monkeypatch.setattr(first_prompts, "EncodePrompts", Lasting)
     monkeypatch.setattr(nodes, "SILENT_S", 1.0)
     Path(job.editing.output).mkdir()
     arguments = on(job, 1).pools[0].shape, "gpu", 1
     stopped: list[int] = []
-    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        control = DriverControl()
+    control = DriverControl()
 
-        def on_wait() -> None:
-            state = control.so_far()
-            for owner in state.owners.values():
-                if owner.pid not in stopped:
-                    os.kill(owner.pid, signal.SIGSTOP)
-                    stopped.append(owner.pid)
-            nodes.end_silent(state.owners.values(), state.now)
+    def on_wait() -> None:
+        state = control.so_far()
+        for owner in state.owners.values():
+            if owner.pid not in stopped:
+                os.kill(owner.pid, signal.SIGSTOP)
+                stopped.append(owner.pid)
+        nodes.end_silent(state.owners.values(), state.now)
 
-        wanted = Missing(["red"], all=False)
-        left = first_prompts.encode_first(job, wanted, arguments, on_wait, control.report)
-        assert left.prompts == ["red"]
-        assert "died" in left.why
-        assert len(stopped) == 1
-        assert not psutil.pid_exists(stopped[0])
-        assert free_gpus() == 1
-    finally:
-        ray.shutdown()
+    wanted = Missing(["red"], all=False)
+    left = first_prompts.encode_first(job, wanted, arguments, on_wait, control.report)
+    assert left.prompts == ["red"]
+    assert "died" in left.why
+    assert len(stopped) == 1
+    assert not psutil.pid_exists(stopped[0])
+    assert free_gpus() == 1

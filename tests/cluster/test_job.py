@@ -49,6 +49,8 @@ OF_AN_EDIT: list[dict[str, Any]] = [
     {"seed": None},
 ]
 OTHER: dict[str, Any] = {
+    "speed.weights": "fp8",
+    "speed.step_cache": 0.1,
     "precision": "fp16",
     "seed": 1,
     "video.height": 48,
@@ -73,6 +75,9 @@ OTHER: dict[str, Any] = {
 }
 """Another value of every setting that changes an edit."""
 SAME: dict[str, Any] = {
+    "speed.attention": "cudnn",
+    "speed.compile": True,
+    "speed.step_cache_steps": (0.0, 0.5),
     "checkpoint": "elsewhere",
     "output": "elsewhere",
     "inversion.vae_psnr": False,

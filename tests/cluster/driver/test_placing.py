@@ -1,6 +1,7 @@
 """Where a wave goes after the first, without Ray."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,8 +24,11 @@ def a_node(name: str, free: float) -> Node:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that were waited, which pass as they are slept."""
     now = [0.0]
-    monkeypatch.setattr(placing.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(placing.time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
+    # Of this module alone: threads of other tests sleep, too.
+    clock = SimpleNamespace(
+        monotonic=lambda: now[0], sleep=lambda s: now.__setitem__(0, now[0] + s)
+    )
+    monkeypatch.setattr(placing, "time", clock)
     return now
 
 

@@ -375,6 +375,7 @@ def test_a_holder_that_cannot_find_out_deletes_nothing(
     folder: Folder, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "SURE_S", 0.2)
+    monkeypatch.setattr(leases, "CHECK_S", 1.0)
     with held(folder, "r1") as lease:
         with monkeypatch.context() as away:
 

@@ -36,6 +36,7 @@ from pipeline.settings import (
     EditingSettings,
     Inversion,
     Reconstruction,
+    Speed,
     TrajectorySettings,
     VideoSettings,
 )
@@ -72,6 +73,14 @@ def a_rank(settings: EditingSettings) -> RankEditor:
     for prompt in PROMPTS:
         store.write(prompt, encode_prompt(tokenizer, encoder, prompt, info.text_tokens))
     return RankEditor.load(settings, torch.device("cpu"))
+
+
+def test_a_kernel_that_does_not_work_here_stops_a_rank_before_its_first_video(
+    settings: EditingSettings,
+) -> None:
+    settings = replace(settings, speed=Speed(attention="cudnn"))
+    with pytest.raises(ValueError, match=r"speed.attention is cudnn.*on cpu.*make it auto"):
+        RankEditor.load(settings, torch.device("cpu"))
 
 
 def edited(

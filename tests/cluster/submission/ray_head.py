@@ -19,6 +19,7 @@ import psutil
 
 from cluster.job import CannotRun
 from cluster.submission.head import reach
+from tests.run import MEASURED
 
 START_S = 60.0
 PORTS = (
@@ -63,7 +64,7 @@ def ray_head(cpus: int = 8) -> Iterator[RayHead]:
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     # The jobs get the code that travels, and none that the tests are run with.
-    environment.pop("PYTHONPATH", None)
+    environment["PYTHONPATH"] = str(MEASURED)
     with open(folder / "head.log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
     try:

@@ -25,6 +25,7 @@ from tests.cluster.deploy.clouds.needs import GCS, S3, needs
 from tests.cluster.deploy.clouds.shells import check_shell
 from tests.cluster.submission.ray_head import free_ports
 from tests.docs.pages import ROOT
+from tests.run import python_path
 
 CPU = ClusterSettings(device="cpu")
 CASES: dict[str, tuple[Needs, dict[str, str]]] = {}
@@ -99,7 +100,7 @@ def test_ray_up_comes_to_machines_of_the_right_kind(name: str, tmp_path: Path) -
         env={
             **os.environ,
             "HOME": str(tmp_path / "home"),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": python_path(ROOT),
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": wanted.zone or "us-east-1",

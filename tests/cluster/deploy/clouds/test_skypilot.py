@@ -21,12 +21,13 @@ from cluster.deploy.clouds.skypilot import AGENT_PORT, run, setup, skypilot, sky
 from cluster.deploy.needs import Needs
 from cluster.settings import ClusterSettings
 from jobs.manifest.writing import write_manifest
+from tests.beside import SKYPILOT
 from tests.cluster.deploy.clouds.needs import needs
 from tests.cluster.deploy.clouds.shells import check_shell
 from tests.docs.pages import ROOT
 from tests.jobs.test_run import SMALL, a_row, a_video
+from tests.run import python_path
 
-PACKAGES = Path(sys.prefix) / "skypilot"
 CPU = ClusterSettings(device="cpu")
 CASES = {
     "H100": needs(gpu_kind="H100", nodes=2),
@@ -35,7 +36,7 @@ CASES = {
 }
 
 
-@pytest.mark.skipif(not PACKAGES.is_dir(), reason="SkyPilot is not there; `make test` brings it")
+@pytest.mark.skipif(not SKYPILOT.is_dir(), reason="SkyPilot is not there; `make test` brings it")
 def test_skypilots_own_parser_reads_the_tasks(tmp_path: Path) -> None:
     for name, wanted in CASES.items():
         (tmp_path / f"{name}.yaml").write_text(skypilot(wanted)["sky.yaml"])
@@ -45,7 +46,7 @@ def test_skypilots_own_parser_reads_the_tasks(tmp_path: Path) -> None:
         env={
             **os.environ,
             "HOME": str(tmp_path),
-            "PYTHONPATH": f"{PACKAGES}:{ROOT}",
+            "PYTHONPATH": f"{SKYPILOT}:{ROOT}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
         },
@@ -196,7 +197,7 @@ def _node(
         env={
             **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
             "HOME": str(folder / "home"),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": python_path(ROOT),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0" * 64,
             "RAY_TMPDIR": _ray_folder(wanted),

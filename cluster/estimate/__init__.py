@@ -1,0 +1,1 @@
+"""What a job is going to take, counted before anything starts; needs neither torch nor Ray."""
