@@ -7,6 +7,7 @@ import sys
 # isort: off
 # ruff: noqa: F401 - in the order of the help
 from jobs.commands import work
+from jobs.commands import plan
 from jobs.commands import manifest
 from jobs.commands import output
 from jobs.commands import submission

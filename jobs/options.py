@@ -12,11 +12,16 @@ from pipeline import __version__
 from pipeline.redaction import say
 
 
-def count(text: str) -> int:
+def count(text: str, least: int = 1) -> int:
     """A whole number, 1 or more; or the message that says so."""
-    if re.fullmatch(r"[0-9]+", text) and int(text) > 0:
+    if re.fullmatch(r"[0-9]+", str(text)) and int(text) >= least:
         return int(text)
-    raise typer.BadParameter(f"is {text!r}; expected a whole number, 1 or more")
+    raise typer.BadParameter(f"is {text!r}; expected a whole number, {least} or more")
+
+
+def count_or_none(text: str) -> int:
+    """A whole number, 0 or more; or the message that says so."""
+    return count(text, 0)
 
 
 PACKAGES = ("torch", "diffusers", "transformers", "ray")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.job import Job
+from cluster.layout.work import injected_cost
 from cluster.output.naming import run_name
 from cluster.pending.scan import Scan, scan_manifest
 from cluster.stages.blocks import RESERVED
@@ -55,7 +57,7 @@ def prepare(spec: JobSpec, *, write: bool = True) -> Prepared:
     problems: list[str] = []
     editing = spec.editing()
     manifest = _read_manifest(spec.manifest, editing, problems)
-    model = _read_checkpoint(spec, editing, problems)
+    model = read_checkpoint(spec, editing, problems, _whole)
     alike = manifest[1].alike if manifest else None
     problems.extend(
         _write_problems(editing.output, alike) if write else _output_problems(editing.output)
@@ -72,6 +74,7 @@ def prepare(spec: JobSpec, *, write: bool = True) -> Prepared:
         checkpoint_fingerprint=checkpoint.fingerprint,
         checkpoint=checkpoint.pin,
         run=run_name(),
+        injected=injected_cost(editing, checkpoint, clip.frames, clip.height, clip.width),
     )
     warnings = (*info.warnings, _alike(*scan.alike)) if scan.alike else info.warnings
     return Prepared(spec, job, scan, checkpoint, clip, info.extra_columns, warnings)
@@ -88,15 +91,28 @@ def _read_manifest(
     return None
 
 
-def _read_checkpoint(
-    spec: JobSpec, editing: EditingSettings, problems: list[str]
-) -> tuple[CheckpointInfo, Any] | None:
-    """The checkpoint and the size of the clips, where the settings fit both."""
+def _whole(checkpoint: str) -> CheckpointInfo:
     from pipeline.model.checkpoint import open_checkpoint
+
+    return open_checkpoint(checkpoint, parts=())
+
+
+def read_checkpoint(
+    spec: JobSpec,
+    editing: EditingSettings,
+    problems: list[str],
+    opened: Callable[[str], CheckpointInfo],
+) -> tuple[CheckpointInfo, Any] | None:
+    """The checkpoint and the size of the clips, where the settings fit both.
+
+    Args:
+        problems: gets what is wrong.
+        opened: gives the checkpoint of a location.
+    """
     from pipeline.model.sizes import check_blocks, check_steps, clip_size
 
     try:
-        checkpoint = open_checkpoint(editing.checkpoint, parts=())
+        checkpoint = opened(editing.checkpoint)
         clip = clip_size(editing.video, checkpoint)
         check_blocks(editing.reconstruction, checkpoint)
         check_steps(editing.inversion, checkpoint)

@@ -26,6 +26,7 @@ from cluster.results.damaged import setter_aside
 from jobs.display import Progress, console_of_a_run, show_end, show_plan
 from jobs.errors import counted
 from jobs.jobfile.paths import LOCATIONS
+from jobs.plan.beside import PlanBeside
 from jobs.prepare import Prepared, prepare
 from jobs.spec import RESOLVED, JobSpec
 from jobs.status.heartbeat import Heartbeat
@@ -81,12 +82,14 @@ def run_job(
             held(output, job.run, wait=wait, on_wait=waits) as lease,
             heart.of(lease),
             _ending(heart),
+            PlanBeside() as beside,
         ):
             began = time.monotonic()
             prepared, job = _named(prepared, lease)
             todo = _compare(prepared, part, lease, progress, retry_quarantined)
             counts = None
             if todo.edits:
+                beside.begin(prepared, todo)
                 dataflow = _begin(prepared, todo, progress)
                 lease.check()
                 output.write(RESOLVED, resolved(prepared).encode())
@@ -96,7 +99,7 @@ def run_job(
                     with _forgiven(output, job.run, region):
                         counts = dataflow.run(job, todo, show, stop=region.stop, lease=lease)
             _tidy(job, lease, progress, whole=part is None)
-            _sum_up(job, counts, began, progress)
+            _sum_up(job, counts, began, progress, beside)
             heart.ends(*_how(counts, ear.region))
     show_end(counts, prepared, todo, part is not None, state.status().seconds, console)
     return counts.failed if counts else 0
@@ -226,14 +229,18 @@ def _tidy(job: Job, lease: Lease, progress: Progress, *, whole: bool) -> None:
         )
 
 
-def _sum_up(job: Job, counts: Counts | None, began: float, progress: Progress) -> None:
+def _sum_up(
+    job: Job, counts: Counts | None, began: float, progress: Progress, beside: PlanBeside
+) -> None:
     """Write the summary of a run, and show it.
 
     Args:
         began: when the run had the folder: groups were not idle while another one held it.
+        beside: makes its plan.
     """
     seconds = time.monotonic() - began
-    for line in lines_of(write_summary(job, counts, seconds, progress.note)):
+    plan = beside.plan(counts.gpus) if counts else None
+    for line in lines_of(write_summary(job, counts, seconds, progress.note, plan)):
         progress.say(line)
 
 

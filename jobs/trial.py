@@ -79,7 +79,7 @@ def pending_rows(
     """
     part = part or Part()
     if part.selection:
-        _refuse_unknown(prepared.job.files, part.selection)
+        refuse_unknown(prepared.job.files, part.selection)
     answered = find_answered(
         prepared.job,
         prepared.scan,
@@ -227,7 +227,7 @@ def _why(error: Exception, uri: str) -> str:
     return explain(error, uri).text if known else f"cannot be read: {error}"
 
 
-def _refuse_unknown(files: ManifestFiles, selection: Selection) -> None:
+def refuse_unknown(files: ManifestFiles, selection: Selection) -> None:
     """Raises a JobError that names each entry of which the manifest has nothing."""
     left = set(selection.entries())
     for video_id, edit_ids in names(files):

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from jobs.errors import UserError, WrongOption
+from jobs.one_video.options import with_option_names
 from jobs.one_video.request import Places, Request, check_target, targets_of
 from pipeline.errors import RowError
 from pipeline.imports import large_imports
@@ -91,7 +92,8 @@ def _loaded(request: Request) -> tuple[Clip, Editor]:
     if not sys.stderr.isatty():
         hide_loading()
     info = open_checkpoint(info.pin or settings.checkpoint)
-    editor = Editor.from_pretrained(info, torch_dtype=dtype, device=device)
+    editor = Editor.from_pretrained(info, torch_dtype=dtype, device=device, speed=settings.speed)
+    editor.model.check_attention()
     _note(f"loaded in {time.monotonic() - started:.1f} s")
     return clip, editor
 
@@ -234,7 +236,7 @@ def _as_messages(request: Request) -> Iterator[None]:
     try:
         yield
     except (RowError, TrajectoryDamaged, MemoryError, ValueError) as error:
-        raise EditFailed(str(error)) from error
+        raise EditFailed(with_option_names(str(error))) from error
     except torch.OutOfMemoryError as error:
         raise EditFailed(
             "the GPU has not enough memory: take fewer --frames, a smaller --height and --width, "

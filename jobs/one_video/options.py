@@ -18,9 +18,9 @@ import typer
 from jobs.errors import WrongOption
 from jobs.jobfile.docstrings import argument_texts
 from pipeline.records import VideoSpec
-from pipeline.settings import EditingSettings, Inversion, Reconstruction, VideoSettings
+from pipeline.settings import EditingSettings, Inversion, Reconstruction, Speed, VideoSettings
 
-Settings = TypeVar("Settings", VideoSettings, Inversion, Reconstruction, EditingSettings)
+Settings = TypeVar("Settings", VideoSettings, Inversion, Reconstruction, Speed, EditingSettings)
 
 SETTINGS_OF_AN_EDIT: Mapping[type, tuple[str, ...] | None] = {
     EditingSettings: ("checkpoint", "precision", "seed"),
@@ -28,6 +28,7 @@ SETTINGS_OF_AN_EDIT: Mapping[type, tuple[str, ...] | None] = {
     VideoSettings: None,
     Inversion: None,
     Reconstruction: None,
+    Speed: None,
 }
 """The fields that `retake edit` has an option for; None stands for all of a class."""
 
@@ -90,7 +91,7 @@ def _option(kind: Any, name: str) -> inspect.Parameter:
     text = described(kind)[name].replace("[", "\\[")
     if default not in (None, ""):
         text += f" \\[default: {_shown(default)}]"
-    panels = (VideoSettings, Inversion, Reconstruction)
+    panels = (VideoSettings, Inversion, Reconstruction, Speed)
     option = typer.Option(
         help=text,
         metavar=_metavar(kind, name),
@@ -160,6 +161,16 @@ def with_flags(kind: Any, message: str) -> str:
     return re.sub(rf"\b({names})\b(?= (is|grows)\b)", lambda m: flag(m.group(1)), message)
 
 
+def with_option_names(message: str) -> str:
+    """A message of the engine, which names keys of a job file, with options in their place."""
+    sections = {"video": VideoSettings, "inversion": Inversion, "reconstruction": Reconstruction,
+                "speed": Speed}  # fmt: skip
+    for section, kind in sections.items():
+        names = "|".join(field.name for field in fields(kind))
+        message = re.sub(rf"\b{section}\.({names})\b", lambda m: flag(m.group(1)), message)
+    return message
+
+
 def value_of(kind: type, name: str, text: Any) -> Any:
     """The value of a field from the text of its option.
 
@@ -177,6 +188,8 @@ def value_of(kind: type, name: str, text: Any) -> Any:
 
 def _read(kind: Any, text: Any) -> Any:
     """Raises ValueError where a text is no value of a type."""
+    if kind is bool and isinstance(text, str):
+        return ("false", "true").index(text) == 1
     if get_origin(kind) is not tuple:
         return kind(text)
     parts = re.sub(r"[\[\](),]", " ", text).split()
@@ -208,7 +221,7 @@ def _metavar(kind: type, name: str) -> str | None:
     names = [
         n for one in (hint, *get_args(hint)) if get_origin(one) is Literal for n in get_args(one)
     ]
-    words = {int: "N", float: "NUMBER", str: None if names else "TEXT"}
+    words = {bool: "true|false", int: "N", float: "NUMBER", str: None if names else "TEXT"}
     kinds = _kinds(kind, name)
     if kinds == [bool]:
         return None

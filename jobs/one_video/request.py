@@ -13,7 +13,7 @@ from jobs.errors import UserError, WrongOption
 from jobs.one_video.options import flag, settings_from, values_from, with_flags
 from pipeline.errors import RowError
 from pipeline.records import VideoSpec
-from pipeline.settings import EditingSettings, Inversion, Reconstruction, VideoSettings
+from pipeline.settings import EditingSettings, Inversion, Reconstruction, Speed, VideoSettings
 from pipeline.storage import Folder, explain, is_folder
 
 ENDING = ".mp4"
@@ -91,6 +91,7 @@ def request_of(
         video=settings_from(VideoSettings, options),
         inversion=settings_from(Inversion, options),
         reconstruction=settings_from(Reconstruction, options),
+        speed=settings_from(Speed, options),
     )
     return Request(checked.video, settings, places, None if device == "auto" else device)
 

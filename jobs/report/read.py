@@ -230,7 +230,8 @@ def _numbers(table: pa.Table) -> dict[str, np.ndarray]:
     columns |= _fields(table, "metrics")
     numbers = {key: _rounded(c) for key, c in columns.items() if is_number(c.type)}
     gpu_seconds = _rounded(table["gpu_seconds"])
-    forwards = [_rounded(column) for column in _fields(table, "forwards").values()]
+    kinds = _fields(table, "forwards")
+    forwards = [_rounded(column) for name, column in kinds.items() if name != "skipped"]
     numbers["gpu_seconds"] = np.where(gpu_seconds == 0, np.nan, gpu_seconds)  # none on a CPU
     if forwards:
         has_none = np.isnan(forwards).all(axis=0)

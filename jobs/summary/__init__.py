@@ -8,13 +8,15 @@ from dataclasses import asdict, fields, replace
 from datetime import datetime
 from typing import Any
 
+from cluster.estimate.record import JobPlan
 from cluster.job import Job
 from cluster.progress import Counts, Groups
 from cluster.results.again import whole_reading
+from jobs.display.words import duration
 from jobs.errors import counted
 from jobs.spec import JobSpec, parse_job, read_resolved
 from jobs.summary.gather import sums_of
-from jobs.summary.record import FILE, Stage, Summary, Totals
+from jobs.summary.record import FILE, Against, Compared, Stage, Summary, Totals
 from pipeline import __version__
 from pipeline.records import Timings, from_dict
 from pipeline.settings import EditingSettings
@@ -50,13 +52,18 @@ def summarise(
 
 
 def write_summary(
-    job: Job, counts: Counts | None, seconds: float, note: Callable[[str], None]
+    job: Job,
+    counts: Counts | None,
+    seconds: float,
+    note: Callable[[str], None],
+    plan: JobPlan | None = None,
 ) -> Summary | None:
     """Write the summary of a run that comes to its end. That it cannot be written is a note.
 
     Args:
         counts: of the run; None where nothing was pending: then there is none to write.
         seconds: that it took, once it held the output folder.
+        plan: of the run, made when it began.
     """
     if counts is None:
         return None
@@ -68,12 +75,34 @@ def write_summary(
 
         last, of_all = whole_reading(read)
         stages = tuple(_stages(job, counts.groups, last.timings, seconds, last.gpu_seconds))
-        summary = Summary(__version__, last, of_all, round(seconds, 1), stages)
+        beside = against(plan, last, seconds) if plan else None
+        summary = Summary(__version__, last, of_all, round(seconds, 1), stages, beside)
         output.write(FILE, as_json(summary).encode())
     except Exception as error:  # it only informs: whatever it is, the run is done
         note(f"{output.uri}/{FILE}: not written: {explain(error, output.uri, 'written').text}")
         return None
     return summary
+
+
+def against(plan: JobPlan, last: Totals, seconds: float) -> Against:
+    """A plan beside what the run took.
+
+    Args:
+        seconds: that the run took.
+    """
+    kind = plan.kinds[0] if plan.kinds else None
+    stored = plan.storage.trajectories + plan.storage.edits
+    hours = last.gpu_seconds / 3600 if last.gpu_seconds else None
+    return Against(
+        gpu=kind.gpu.name if kind else None,
+        basis=kind.gpu.basis if kind else None,
+        edits=Compared.of(plan.edits, last.ok),
+        forwards=Compared.of(plan.forwards_plain + plan.forwards_injected, last.forwards.computed),
+        gpu_hours=Compared.of(kind.gpu_hours if kind else None, hours),
+        wall_hours=Compared.of(kind.wall_hours if kind else None, seconds / 3600),
+        storage_bytes=Compared.of(stored, last.trajectory_bytes + last.size_bytes),
+        memory_bytes=Compared.of(kind.memory_bytes if kind else None, last.memory_bytes or None),
+    )
 
 
 def as_json(summary: Summary) -> str:
@@ -101,20 +130,30 @@ def lines_of(summary: Summary | None) -> Iterator[str]:
     if summary is None:
         return
     last = summary.last
-    forwards = [sum(asdict(one).values()) for one in (last.forwards, last.planned or last.forwards)]
+    forwards = [one.computed for one in (last.forwards, last.planned or last.forwards)]
     for stage in summary.stages:
         if stage.held_s:
             share = min(1.0, stage.busy_s / stage.held_s)
             yield f"{'busy':<15} {share:.0%}, {counted(stage.groups, f'{stage.stage} group')}"
     if last.planned and any(forwards):
-        yield f"{'forwards':<15} {forwards[0]:.0f}, planned {forwards[1]:.0f}"
+        skipped = last.forwards.skipped
+        more = f"; {skipped:.0f} skipped after the first block" if skipped else ""
+        yield f"{'forwards':<15} {forwards[0]:.0f}, planned {forwards[1]:.0f}{more}"
     if last.reused:
         yield f"{'reused':<15} trajectories of {counted(last.reused, 'video')}"
     if last.gpu_seconds and last.ok:
         each = last.gpu_seconds / last.ok
         yield f"{'GPU time':<15} {last.gpu_seconds / 3600:.2f} h, {each:.1f} s an edit"
+    yield from _of_the_plan(summary.plan)
     if last.retried:
         yield f"{'retried':<15} {counted(last.retried, 'edit')}"
+
+
+def _of_the_plan(plan: Against | None) -> Iterator[str]:
+    """The hours of a run beside those of its plan, where these are known."""
+    if plan and (hours := plan.wall_hours).ratio is not None:
+        took, planned = (duration(3600 * (one or 0)) for one in (hours.actual, hours.planned))
+        yield f"{'plan':<15} {took} of {planned} ({plan.basis} speed of {plan.gpu})"
 
 
 def _stages(
@@ -141,7 +180,10 @@ def _of_the_run(output: Folder, last: Totals) -> dict[str, Any]:
         if tuple(before["last"]["runs"]) != last.runs:
             return {}
         stages = tuple(from_dict(Stage, stage) for stage in before["stages"])
-        return {"seconds": before["seconds"], "stages": stages}
+        found = {"seconds": before["seconds"], "stages": stages}
+        if plan := before.get("plan"):
+            found["plan"] = from_dict(Against, plan)
+        return found
     except Exception:  # none, of another version, or damaged: the rest is known without it
         return {}
 

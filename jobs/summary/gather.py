@@ -17,7 +17,7 @@ from cluster.results.compaction import find_current, read_current
 from cluster.results.damaged import Damaged, PartDamaged
 from cluster.results.newest import database
 from jobs.summary.record import CodeCount, SlowEdit, Throughput, Totals
-from pipeline.records import Forwards, Timings
+from pipeline.records import COMPUTED, Forwards, Timings
 from pipeline.settings import EditingSettings
 from pipeline.storage import Folder
 
@@ -30,12 +30,15 @@ SLOWEST = 10
 PARTS = tuple(field.name for field in fields(Timings))
 KINDS = tuple(field.name for field in fields(Forwards))
 TEXTS = ("video_id", "edit_id", "status", "error_code", "run")
-COUNTS = ("edits", "ok", "failed", "quarantined", "retried", "more_tries", "size_bytes")
+COUNTS = (
+    "edits", "ok", "failed", "quarantined", "retried", "more_tries",
+    "size_bytes", "trajectory_bytes", "memory_bytes",
+)  # fmt: skip
 WASTED = ("wasted_seconds", "wasted_gpu_seconds", "wasted_forwards")
-NUMBERS = ("attempts", "size_bytes", "gpu_seconds")
+NUMBERS = ("attempts", "size_bytes", "gpu_seconds", "trajectory_bytes", "memory_bytes")
 COLUMNS = frozenset((*TEXTS, *NUMBERS, "timings", "forwards", "finished_at"))
 WORK_S = " + ".join(PARTS)
-FORWARDS = " + ".join(KINDS)
+FORWARDS = " + ".join(COMPUTED)
 NOT_OK = "FILTER (WHERE status != 'ok')"
 
 
@@ -133,6 +136,8 @@ class _Sums:
                 "retried": "count(*) FILTER (WHERE attempts > 1)",
                 "more_tries": "sum(greatest(attempts - 1, 0))",
                 "size_bytes": "sum(size_bytes) FILTER (WHERE status = 'ok')",
+                "trajectory_bytes": "sum(trajectory_bytes)",
+                "memory_bytes": "max(memory_bytes)",
                 "gpu_seconds": "sum(gpu_seconds)",
                 "wasted_seconds": f"sum({WORK_S}) {NOT_OK}",
                 "wasted_gpu_seconds": f"sum(gpu_seconds) {NOT_OK}",

@@ -84,6 +84,54 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """A figure of a run beside that of its plan.
+
+    Args:
+        planned: before the run began; null where it could not be.
+        actual: what it took; null where nothing tells.
+        ratio: actual over planned; null without one of them.
+    """
+
+    planned: float | None = None
+    actual: float | None = None
+    ratio: float | None = None
+
+    @classmethod
+    def of(cls, planned: float | None, actual: float | None) -> Compared:
+        ratio = actual / planned if planned and actual is not None else None
+        return cls(planned, actual, ratio)
+
+
+@dataclass(frozen=True)
+class Against:
+    """The plan of the last run, made when it began, and what the run took.
+
+    It is that of `retake plan` with clips as long as the settings allow, for all that was pending.
+
+    Args:
+        gpu: the kind of GPU that the hours are planned for; null where the nodes named none that
+            is known, or several.
+        basis: of its speed: `measured` or `assumed`.
+        edits: planned, and made.
+        forwards: of the transformer.
+        gpu_hours: that groups compute, and that rows held their GPUs.
+        wall_hours: of the work, and of the run with its start and its end.
+        storage_bytes: of trajectories and edits, without sources and prompts.
+        memory_bytes: the peak of a rank's GPU.
+    """
+
+    gpu: str | None = None
+    basis: str | None = None
+    edits: Compared = field(default_factory=Compared)
+    forwards: Compared = field(default_factory=Compared)
+    gpu_hours: Compared = field(default_factory=Compared)
+    wall_hours: Compared = field(default_factory=Compared)
+    storage_bytes: Compared = field(default_factory=Compared)
+    memory_bytes: Compared = field(default_factory=Compared)
+
+
+@dataclass(frozen=True)
 class Totals:
     """The sums over the newest rows of edits: those that a later run replaced are not among them.
 
@@ -98,6 +146,8 @@ class Totals:
         retried: edits for which the group was asked more than once.
         more_tries: how often it was asked beyond once, of all edits.
         size_bytes: of the edited videos.
+        trajectory_bytes: that were stored of trajectories.
+        memory_bytes: the most that a rank held of its GPU; 0 on CPUs.
         timings: seconds by part of the work.
         gpu_seconds: that rows held their GPUs, the sum of the rows' `gpu_seconds`.
         forwards: that were computed.
@@ -123,6 +173,8 @@ class Totals:
     retried: int = 0
     more_tries: int = 0
     size_bytes: int = 0
+    trajectory_bytes: int = 0
+    memory_bytes: int = 0
     timings: Timings = field(default_factory=Timings)
     gpu_seconds: float = 0.0
     forwards: Forwards = field(default_factory=Forwards)
@@ -154,6 +206,8 @@ class Summary:
         seconds: that the last run took, its start and its end with it, but not its wait for another
             run; null where only its rows are known, as after a run that was killed or stopped.
         stages: how busy the last run's groups were; empty where `seconds` is null.
+        plan: of the last run, beside what it took; null where none could be made, or `seconds` is
+            null.
     """
 
     retake: str
@@ -161,3 +215,4 @@ class Summary:
     all: Totals
     seconds: float | None = None
     stages: tuple[Stage, ...] = ()
+    plan: Against | None = None

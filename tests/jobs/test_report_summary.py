@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from jobs.report import write_report
-from jobs.summary import plain, summarise
+from jobs.summary import as_json, plain, summarise
+from jobs.summary.record import FILE, Against, Compared
 from pipeline.storage import Folder
 from tests.report_results import (
     HOSTILE,
@@ -48,6 +50,27 @@ def test_the_page_has_the_summary_of_the_runs(tmp_path: Path) -> None:
     run = read_summary(output)["run"]
     assert run == plain(summarise(Folder(output)))
     assert (run["all"]["ok"], run["all"]["failed"]) == (36, 4)
+
+
+def with_a_plan(output: str) -> str:
+    """An output whose last run has written its plan."""
+    folder = Folder(output)
+    plan = Against(
+        gpu="H100",
+        basis="assumed",
+        edits=Compared.of(40, 36),
+        wall_hours=Compared.of(2.0, 3.0),
+        memory_bytes=Compared.of(27e9, None),
+    )
+    summary = replace(summarise(folder), seconds=2345.6, plan=plan)
+    folder.write(FILE, as_json(summary).encode())
+    write_report(output)
+    return output
+
+
+def test_the_page_has_the_plan_of_the_last_run(tmp_path: Path) -> None:
+    run = read_summary(with_a_plan(report_of(some_rows(), tmp_path)))["run"]
+    assert run["plan"]["wall_hours"] == {"planned": 2.0, "actual": 3.0, "ratio": 1.5}
 
 
 pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -122,6 +145,15 @@ class TestInABrowser:
         report.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
         texts = report.all("#runs h3, #runs .link, #runs .quiet, #runs dd, #runs b")
         assert min(contrast(report, text) for text in texts if text.is_displayed()) >= 4.5
+
+    def test_the_plan_stands_beside_what_the_last_run_took(
+        self, report: Report, tmp_path: Path
+    ) -> None:
+        output = with_a_plan(report_of(some_rows(), tmp_path))
+        report.open(f"file://{output}/report/index.html")
+        assert report.texts(".against dt") == ["Edits", "Time"], "the others are not known"
+        assert report.texts(".against dd") == ["36 of 40, 90%", "3 h 0 min of 2 h 0 min, 150%"]
+        assert report.texts(".against .about") == ["Hours from the assumed speed of H100."]
 
     def test_a_narrow_screen_has_the_videos_first(self, report: Report, address: str) -> None:
         size = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}

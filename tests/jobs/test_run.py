@@ -45,7 +45,7 @@ def cluster() -> Iterator[None]:
     from cluster import quiet  # noqa: F401
     import ray  # isort: skip
 
-    ray.init(num_cpus=7, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=7, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -16,6 +16,7 @@ from pipeline.settings import (
     Inversion,
     Limits,
     Reconstruction,
+    Speed,
     TrajectorySettings,
     VideoSettings,
     places,
@@ -113,6 +114,7 @@ def test_every_setting_of_a_job_reaches_the_processes_that_do_the_work() -> None
         "inversion": {"steps": 9},
         "reconstruction": {"guidance_scale": 4},
         "trajectory": {"keep": "never"},
+        "speed": {"step_cache": 0.1},
         "limits": {"frames": 100},
     }
     job = parse_job({**MINIMAL, **given}, source="test")
@@ -125,7 +127,7 @@ def test_every_setting_of_a_job_reaches_the_processes_that_do_the_work() -> None
 
 
 def test_every_setting_is_explained_where_it_is_defined() -> None:
-    sections = (VideoSettings, Inversion, Reconstruction, TrajectorySettings, Limits)
+    sections = (VideoSettings, Inversion, Reconstruction, TrajectorySettings, Speed, Limits)
     for section in (*sections, ClusterSettings):
         for field in fields(section):
             assert field.name in (section.__doc__ or ""), f"{section.__name__}.{field.name}"
@@ -140,7 +142,8 @@ def test_a_job_adds_its_name_and_where_it_runs_to_what_a_process_with_the_model_
 
 def test_the_settings_that_an_edits_fingerprint_is_of_keep_their_names() -> None:
     settings = asdict(parse_job(MINIMAL, source="test").editing())
-    names = "checkpoint inversion limits output precision reconstruction seed trajectory video"
+    names = "checkpoint inversion limits output precision reconstruction seed "
+    names += "speed trajectory video"
     assert sorted(settings) == names.split()
     assert sorted(settings["trajectory"]) == ["dtype", "keep"]
 

@@ -45,7 +45,9 @@ function showSummary() {
   const done = statusCounts().find(([status]) => status === "ok")?.[1] ?? 0;
   const work = Object.values(summary.timings).reduce((a, b) => a + b, 0);
   const time = summary.gpuSeconds || work;
-  const forwards = Object.values(summary.forwards).reduce((a, b) => a + b, 0);
+  const { skipped = 0, ...complete } = summary.forwards;
+  const forwards = Object.values(complete).reduce((a, b) => a + b, 0);
+  const more = skipped ? `, ${whole.format(Math.round(skipped))} skipped` : "";
   const timeName = summary.gpuSeconds ? "GPU time" : "Work time";
   const statuses = statusCounts().filter(([status]) => status !== "absent");
   byId("stats").append(
@@ -53,8 +55,8 @@ function showSummary() {
       statuses.map(([status, n]) => [statusName(status), n, whole.format(n), status])),
     tile(timeName, duration(time), ` ${duration(time / summary.edits)} an edit`,
       Object.entries(summary.timings).map(([part, s]) => [part, s, duration(s)]), TIME_ABOUT[timeName]),
-    tile("Forwards", whole.format(Math.round(forwards)), ` ${three.format(forwards / summary.edits)} an edit`,
-      Object.entries(summary.forwards).map(([kind, n]) => [kind, n, whole.format(Math.round(n))])),
+    tile("Forwards", whole.format(Math.round(forwards)), ` ${three.format(forwards / summary.edits)} an edit${more}`,
+      Object.entries(complete).map(([kind, n]) => [kind, n, whole.format(Math.round(n))])),
   );
 }
 

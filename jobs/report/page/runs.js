@@ -31,8 +31,8 @@ function showRuns(choose) {
     title.textContent = whenOf(shown, all ? null : run.seconds);
     buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(Boolean(i) === all)));
     grid.replaceChildren(...[
-      overTime(shown), busy(shown, all ? [] : run.stages), cost(shown), slowest(shown, choose),
-      failures(shown, choose),
+      overTime(shown), busy(shown, all ? [] : run.stages), cost(shown), !all && against(run.plan),
+      slowest(shown, choose), failures(shown, choose),
     ].filter(Boolean));
   };
   show(false);
@@ -114,7 +114,8 @@ function busy({ timings }, stages) {
 /** What was computed against what the plan asks for, and what else the edits cost. */
 function cost(totals) {
   const { forwards, planned, ok, gpu_seconds: gpu, wasted_forwards: wasted } = totals;
-  const computed = sumOf(forwards);
+  const { skipped = 0, ...complete } = forwards;
+  const computed = sumOf(complete);
   const asked = planned ? sumOf(planned) : 0;
   const most = Math.max(computed, asked);
   if (!most) return null;
@@ -126,6 +127,7 @@ function cost(totals) {
     ["Inverted", count(totals.inverted, "video")],
     totals.reused > 0 && ["Trajectory reused", count(totals.reused, "video")],
     totals.retried > 0 && ["Tried again", count(totals.retried, "edit")],
+    skipped > 0 && ["Skipped after the first block", `${whole.format(Math.round(skipped))} forwards`],
     wasted > 0 && ["Spent on failed edits", percent.format(wasted / computed)],
     totals.size_bytes > 0 && ["Edited videos", bytes(totals.size_bytes)],
   ].filter(Boolean);
@@ -133,6 +135,22 @@ function cost(totals) {
     asked > 0 && share("Planned forwards", asked / most, whole.format(Math.round(asked)), "plain-part"),
     share("Computed forwards", computed / most, whole.format(Math.round(computed))),
     h("dl.facts", {}, facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
+}
+
+/** The figures of the last run beside those that were planned when it began. */
+function against(plan) {
+  if (!plan) return null;
+  const hours = (value) => duration(3600 * value);
+  const lines = [
+    ["Edits", plan.edits, whole.format], ["Forwards", plan.forwards, whole.format],
+    ["GPU time", plan.gpu_hours, hours], ["Time", plan.wall_hours, hours],
+    ["Trajectories and edits", plan.storage_bytes, bytes], ["Memory of a rank", plan.memory_bytes, bytes],
+  ].filter(([, { planned, actual }]) => planned !== null && actual !== null);
+  const speed = plan.gpu && `Hours from the ${plan.basis} speed of ${plan.gpu}.`;
+  return box("against", "Plan and actual", null,
+    h("dl.facts", {}, lines.map(([name, { planned, actual, ratio }, text]) => [h("dt", {}, name),
+      h("dd", {}, `${text(actual)} of ${text(planned)}${ratio === null ? "" : `, ${percent.format(ratio)}`}`)])),
+    speed && h("p.about.small.quiet", {}, speed));
 }
 
 /** The edits that took longest; each leads to its card. */

@@ -18,7 +18,13 @@ from cluster.ranks.invert_video import invert_video
 from cluster.rows import check_row
 from jobs.cli import app
 from jobs.errors import WrongOption
-from jobs.one_video.options import SETTINGS_OF_AN_EDIT, described, settings_from, values_from
+from jobs.one_video.options import (
+    SETTINGS_OF_AN_EDIT,
+    described,
+    settings_from,
+    values_from,
+    with_option_names,
+)
 from jobs.one_video.request import slug, targets_of
 from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
 from pipeline.model.text_encoder import encode_prompt
@@ -260,10 +266,16 @@ def test_a_checkpoint_or_a_device_that_cannot_be_had_is_a_message(
     for options, complaint in (
         (["--checkpoint", "/nowhere"], "/nowhere"),
         (["--device", "tpu"], "device is 'tpu'; expected 'cpu'"),
-        (["--inject-blocks", "0,99"], "inject_blocks"),
+        (["--inject-blocks", "0,99"], "--inject-blocks is [0, 99]"),
+        (["--device", "cpu", "--attention", "flash"], "error: --attention is flash"),
     ):
         status, _, err = edit("x", *options)
         assert (status, complaint in err, "Traceback" in err) == (1, True, False), err
+
+
+def test_what_the_engine_says_of_a_job_names_the_options_of_the_command() -> None:
+    text = "set video.height, reconstruction.edits_at_once or speed.weights; video.mp4 stays"
+    assert with_option_names(text) == "set --height, --edits-at-once or --weights; video.mp4 stays"
 
 
 def test_memory_that_is_too_small_is_a_message(

@@ -30,6 +30,7 @@ from jobs.cli import app
 from jobs.manifest.writing import write_manifest
 from tests.cluster.submission.ray_head import RayHead, ray_head
 from tests.jobs.test_run import SMALL, a_row, a_video, results
+from tests.run import python_path
 
 ROOT = Path(__file__).parents[3]
 VALUE = "hf_0123456789abcdefghijklmnopqrstuv"
@@ -60,7 +61,7 @@ def a_job(folder: Path, steps: int = 3) -> Path:
 @contextmanager
 def submitted(job: Path, head: RayHead, *options: str) -> Iterator[subprocess.Popen[str]]:
     """`retake submit` in a process of its own, as a user starts it."""
-    environment: dict[str, Any] = {**os.environ, "PYTHONPATH": str(ROOT), "HF_TOKEN": VALUE}
+    environment: dict[str, Any] = {**os.environ, "PYTHONPATH": python_path(ROOT), "HF_TOKEN": VALUE}
     command = [sys.executable, "-m", "jobs.cli", "submit", str(job)]
     command += ["--address", head.address, "--token-file", head.token_file, *options]
     process = subprocess.Popen(
@@ -228,7 +229,7 @@ def test_a_run_that_joins_a_cluster_says_what_is_wrong_with_its_token(
     head: RayHead, tmp_path: Path, environment: dict[str, str], part: str
 ) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    here = {"RAY_ADDRESS": head.gcs, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    here = {"RAY_ADDRESS": head.gcs, "HOME": str(tmp_path), "PYTHONPATH": python_path(ROOT)}
     join = (
         "import os\n"
         "from cluster.connection import _join\n"

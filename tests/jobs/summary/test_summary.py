@@ -14,11 +14,17 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.estimate.dataset import Dataset, VideoGroup
+from cluster.estimate.plan import estimate
+from cluster.estimate.rates import kinds as rates_of
+from cluster.estimate.record import JobPlan
 from cluster.layout.work import inversion_forwards, reconstruction_forwards
 from cluster.progress import Counts, Groups
+from jobs.spec import load_job
 from jobs.summary import as_json, lines_of, summarise, write_summary
 from jobs.summary.gather import MOST_BUCKETS, bucket_of
-from jobs.summary.record import FILE, CodeCount, Totals
+from jobs.summary.record import FILE, CodeCount, Compared, Totals
+from pipeline.model.checkpoint import open_checkpoint
 from pipeline.records import Forwards
 from pipeline.settings import EditingSettings
 from pipeline.storage import Folder
@@ -117,6 +123,19 @@ def test_the_slowest_edits_come_with_their_parts(output: Folder) -> None:
     assert len(slowest) == 5, "edits that failed are not among them"
 
 
+def test_skipped_forwards_are_told_beside_those_that_were_computed(tmp_path: Path) -> None:
+    spent = {"inversion": 16.0, "plain": 10.0, "injected": 5.0, "skipped": 30.0}
+    failed = failed_row("b", "x", "not_finite", forwards=spent)
+    rows = [row("a", "x", forwards=spent), row("a", "y", forwards=spent), failed]
+    write_rows(str(tmp_path), rows, f"{FIRST}-000000")
+    summary = summarise(Folder(str(tmp_path)), SETTINGS)
+    assert summary.last.forwards == Forwards(48.0, 30.0, 15.0, 90.0)
+    assert summary.last.wasted_forwards == 31.0
+    lines = "\n".join(lines_of(summary))
+    assert "forwards        93, planned" in lines
+    assert "; 90 skipped after the first block" in lines
+
+
 def test_results_of_older_versions_are_summed_up(tmp_path: Path) -> None:
     import pyarrow as pa
 
@@ -163,6 +182,60 @@ def test_a_run_without_results_has_none_of_the_run_before(output: Folder) -> Non
     ]
 
 
+def test_the_plan_of_a_run_stands_beside_what_it_took(output: Folder) -> None:
+    run = "20260103T120000.000000"
+    on_gpus = {"run": run, "gpu_seconds": 1800.0, "memory_bytes": 20 * 10**9}
+    rows = [row("d", "x"), row("d", "y"), row("e", "x")]
+    rows = [one | on_gpus | {"trajectory_bytes": 500} for one in rows]
+    write_rows(output.uri, rows, f"{run}-000000")
+    job = replace(a_job(), run=run, editing=replace(SETTINGS, output=output.uri))
+    counts = Counts(groups=(Groups("editing", 1, 1),))
+    summary = write_summary(job, counts, 3600.0, pytest.fail, a_plan("H100"))
+    assert summary is not None
+    assert summary.plan is not None
+    assert (summary.plan.gpu, summary.plan.basis) == ("H100", "assumed")
+    assert summary.plan.edits == Compared(4, 3, 0.75)
+    assert summary.plan.gpu_hours.actual == 1.5
+    assert summary.plan.wall_hours.actual == 1.0
+    assert summary.plan.storage_bytes.actual == 3 * (500 + 100)
+    assert summary.plan.memory_bytes.actual == 20e9
+    for one in (summary.plan.forwards, summary.plan.gpu_hours, summary.plan.storage_bytes):
+        assert one.planned
+        assert one.actual
+        assert one.ratio == one.actual / one.planned
+    (line,) = [line for line in lines_of(summary) if line.startswith("plan")]
+    assert line.startswith("plan            1 h 0 min of ")
+    assert summarise(output, job.editing).plan is not None, "it is read back"
+
+
+def test_skipped_forwards_are_none_that_a_plan_is_compared_with(output: Folder) -> None:
+    run = "20260103T120000.000000"
+    forwards = {"inversion": 10.0, "plain": 20.0, "injected": 30.0, "skipped": 40.0}
+    write_rows(output.uri, [row("d", "x") | {"run": run, "forwards": forwards}], f"{run}-000000")
+    job = replace(a_job(), run=run, editing=replace(SETTINGS, output=output.uri))
+    summary = write_summary(job, Counts(), 10.0, pytest.fail, a_plan())
+    assert summary is not None
+    assert summary.plan is not None
+    assert summary.plan.forwards.actual == 60
+
+
+def test_a_plan_without_a_known_gpu_has_no_hours(output: Folder) -> None:
+    job = replace(a_job(), run=SECOND, editing=replace(SETTINGS, output=output.uri))
+    summary = write_summary(job, Counts(), 10.0, pytest.fail, a_plan())
+    assert summary is not None
+    assert summary.plan is not None
+    assert summary.plan.gpu is None
+    assert summary.plan.wall_hours == Compared(None, 10 / 3600, None)
+    assert summary.plan.forwards.ratio is not None
+    assert not [line for line in lines_of(summary) if line.startswith("plan")]
+
+
+def a_plan(*kinds: str) -> JobPlan:
+    """A plan of two videos with two edits each."""
+    dataset = Dataset((VideoGroup(2, 2),), 3)
+    return estimate(a_job(), open_checkpoint("embedded"), dataset, rates_of(kinds))
+
+
 def test_a_summary_that_cannot_be_written_is_a_note(output: Folder) -> None:
     output.write(f"{FILE}/in-its-place", b"")
     job = replace(a_job(), editing=replace(SETTINGS, output=output.uri))
@@ -195,6 +268,13 @@ def test_a_run_writes_its_summary_and_shows_it(
     assert found["seconds"] > 0
     computed = sum(Counter(last["forwards"]).values())
     assert f"forwards        {computed:.0f}, planned {computed:.0f}" in text
+    plan = found["plan"]
+    assert plan["edits"] == {"planned": 3, "actual": 2, "ratio": 0.667}
+    assert plan["forwards"]["planned"] > plan["forwards"]["actual"] == computed
+    stored = [*tmp_path.glob("out/trajectories/*/shard-*"), *tmp_path.glob("out/edits/*/*.mp4")]
+    assert plan["storage_bytes"]["actual"] == sum(file.stat().st_size for file in stored)
+    assert (plan["gpu"], plan["memory_bytes"]["actual"]) == (None, None), "there is no GPU"
+    assert plan["wall_hours"]["actual"] == round(found["seconds"] / 3600, 3)
 
     status, text = retake("run", str(job), "--retry-failed", "--code", "not_finite")
     assert (status, "nothing that this run takes is pending" in text) == (0, True), text
@@ -203,6 +283,10 @@ def test_a_run_writes_its_summary_and_shows_it(
     assert (status, "this run takes 1 video with 1 pending edit" in text) == (0, True), text
     found = json.loads((tmp_path / "out/summary.json").read_text())
     assert (found["last"]["ok"], found["all"]["ok"], found["all"]["failed"]) == (1, 3, 0)
+    assert found["plan"]["edits"] == {"planned": 1, "actual": 1, "ratio": 1.0}
+    forwards = found["plan"]["forwards"]
+    spared = inversion_forwards(load_job(str(job)).editing())
+    assert forwards["planned"] - forwards["actual"] == spared, "it is the clip of a.mp4, inverted"
 
 
 def test_groups_are_not_idle_while_the_run_waits_for_another(
