@@ -4,22 +4,24 @@
 
 Each run is a `retake demo` of its own, watched from outside: its lines, its files and its processes
 in /proc. The run whose first edit is the median is shown. Beside other work only the CPU seconds
-mean something; the head of the table says how much there was. Exits with 1 above `TARGET_S`.
+mean something; the head of the table says how much there was. `--quick` is one run.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+
+from tests.benchmarks.figures import Figure, Measured, run, say
 
 TARGET_S = 25.0
 LOOK_S = 0.05
@@ -55,12 +57,37 @@ class Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=3)
-    runs = sorted((watched() for _ in range(parser.parse_args().runs)), key=first_edit)
-    run = runs[len(runs) // 2]
-    print(table(run))
-    sys.exit(first_edit(run) > TARGET_S)
+    parser = ArgumentParser()
+    parser.add_argument("--runs", type=int, help="3, or 1 with --quick")
+    run(measure, __doc__, parser)
+
+
+def measure(given: Namespace) -> Measured:
+    runs = []
+    for _ in range(given.runs or (1 if given.quick else 3)):
+        runs.append(watched())
+        say(f"the first edit after {first_edit(runs[-1]):.1f} s")
+    median = sorted(runs, key=first_edit)[len(runs) // 2]
+    return Measured(figures(median), {"start-up": table(median)})
+
+
+def figures(run: Run) -> list[Figure]:
+    """Of one run: the end of the first edit, and each phase."""
+    computed = sum(seconds for _, seconds in run.first.values())
+    note = f"{run.others:.1f} of {os.cpu_count()} cores busy with other work"
+    whole = [
+        Figure("command to first edit", first_edit(run), "s", "timed", at_most=TARGET_S, note=note),
+        Figure("command to first edit, all processes", computed, "CPU s", "timed"),
+    ]
+    return whole + [Figure(f"phase: {name}", took, "s", "timed") for name, took in phases(run)]
+
+
+def phases(run: Run) -> Iterator[tuple[str, float]]:
+    """Each phase, and its seconds."""
+    before = 0.0
+    for phase, _ in PHASES:
+        yield phase, run.ends[phase] - before
+        before = run.ends[phase]
 
 
 def first_edit(run: Run) -> float:
@@ -73,10 +100,7 @@ def table(run: Run) -> str:
         f"{os.cpu_count()} cores, {run.others:.1f} of them busy with other work, {date.today()}.\n",
         "| phase | takes s | over at s |\n|---|---|---|",
     ]
-    before = 0.0
-    for phase, _ in PHASES:
-        lines.append(f"| {phase} | {run.ends[phase] - before:.1f} | {run.ends[phase]:.1f} |")
-        before = run.ends[phase]
+    lines += [f"| {phase} | {took:.1f} | {run.ends[phase]:.1f} |" for phase, took in phases(run)]
     lines.append(
         "\n| processes | number | CPU s to the first edit | to the end |\n|---|---|---|---|"
     )
@@ -84,7 +108,7 @@ def table(run: Run) -> str:
         until_first = run.first.get(kind, (0, 0.0))[1]
         lines.append(f"| {kind} | {number} | {until_first:.1f} | {seconds:.1f} |")
     whole = [sum(seconds for _, seconds in kinds.values()) for kinds in (run.first, run.all)]
-    return "\n".join([*lines, f"| all | | {whole[0]:.1f} | {whole[1]:.1f} |"])
+    return "\n".join([*lines, f"| all | | {whole[0]:.1f} | {whole[1]:.1f} |\n"])
 
 
 def watched() -> Run:
@@ -116,13 +140,13 @@ def watched() -> Run:
                         run.first = by_kind(seen)
             time.sleep(LOOK_S)
         reader.join()
+        if process.returncode:
+            raise SystemExit(f"the demo ended with {process.returncode}")
         for phase, sign in PHASES:
             words = sign.removeprefix("line:")
             if words != sign:
                 run.ends[phase] = next(when for when, line in said if line.startswith(words))
         run.ends[PHASES[-1][0]] = lasted = time.monotonic() - started
-        if process.returncode:
-            raise SystemExit(f"the demo ended with {process.returncode}")
         run.all = by_kind(seen)
         ours = sum(seconds for _, seconds in run.all.values())
         run.others = max(0.0, busy_seconds() - busy - ours) / lasted

@@ -1,34 +1,51 @@
 """Every benchmark runs, on models and clips so small that its numbers say nothing."""
 
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
+import sys
+from argparse import Namespace
 
 import pytest
 import torch
 
 from pipeline import Editor
-from pipeline.model.checkpoint import CheckpointInfo
-from tests.benchmarks import cost, edits, exchange, gpu, round_trip, storage
-from tests.benchmarks.card import Bench, Sizes
-from tests.published_models import T5
-from tests.small_models import FRAMES, HEIGHT, WIDTH, make_transformer, make_vae, scheduler
+from tests.benchmarks import cost, edits, exchange, round_trip, speedups, storage
 
 
-def test_the_benchmark_of_cost_counts_what_each_plan_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("edits", cost.SEVERAL)
+@pytest.mark.parametrize("name", cost.PLANS)
+def test_the_forwards_of_a_plan_are_those_of_its_formula(
+    name: str, edits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cost, "LATENTS", (2, 16, 8, 8))
     monkeypatch.setattr(cost, "STEPS", 5)
-    monkeypatch.setattr(cost, "LAYERS", 1)
-    model, clean = cost.mid_sized_model(), torch.randn(cost.LATENTS)
-    script = cost.measure(model, partial(cost.script_plan, model, clean, cost.EDITS[0]))
-    assert (script.plain, script.injected) == (4 * 5, 2 * 5)  # guided inversion; two references
-    ours = {
-        name: cost.measure(model, partial(cost.our_plan, model, clean, settings))
-        for name, (settings, _) in cost.PLANS.items()
+    counted = cost.recorded_run(cost.PLANS[name], edits).forwards
+    assert (counted.plain, counted.injected) == cost.expected(cost.PLANS[name], edits)
+
+
+def test_the_formulas_of_cost_give_the_known_forwards_of_an_edit() -> None:
+    """At 50 steps and c = 1.49; one more for each inversion and video than without PEC."""
+    rows = cost.forwards_table().splitlines()[4:]
+    known = {row.split(" | ")[0][2:]: [int(n) for n in row[:-2].split(" | ")[2:]] for row in rows}
+    assert known == {
+        "the script, for each prompt": [349, 349, 349],
+        "one inversion, without guidance": [300, 262, 255],
+        "shared reference (exact)": [300, 224, 212],
+        "empty reference (null)": [250, 174, 162],
+        "empty, in the first half of the steps": [201, 144, 134],
+        "empty, from 60% of the levels": [150, 105, 97],
+        "the defaults": [124, 78, 70],
     }
-    empty = ours["empty reference"]
-    assert (empty.plain, empty.injected) == (6 + 5, 2 * 4 * 5)  # pec; a reference for all edits
-    assert cost.table(script, ours).count("\n| ") == 2 + len(ours)
+
+
+def test_the_benchmark_of_cost_times_every_plan_that_has_a_target(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cost, "LATENTS", (2, 16, 8, 8))
+    monkeypatch.setattr(cost, "STEPS", 5)
+    monkeypatch.setattr(cost, "SEVERAL", (1, 4))
+    found = cost.measure(Namespace(quick=True))
+    assert found.figures[0].met
+    judged = {figure.name for figure in found.figures if figure.basis == "ratio" and figure.target}
+    assert judged == {f"4 edits, {name}" for name, plan in cost.PLANS.items() if plan.target}
 
 
 def test_the_benchmark_of_storage_prints_its_tables(
@@ -65,49 +82,22 @@ def test_the_benchmark_of_edits_knows_what_certifying_costs(name: str) -> None:
     assert 0 <= edits.round_trip_forwards(name) <= edits.STEPS
 
 
-def tiny_gpu_bench() -> Bench:
-    """The benchmark of a GPU in sizes that a CPU does in seconds."""
-    made = make_transformer("5b"), make_vae()
-    transformer, vae = (dict(model.config) for model in made)
-    info = CheckpointInfo(Path(), "5b", transformer, vae, scheduler("5b"), "")
-    t5 = {**T5, "d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 2, "num_layers": 1}
-    sizes = Sizes(info, (FRAMES, HEIGHT, WIDTH), [(5, HEIGHT, WIDTH)], t5, edits=2)
-    return Bench(sizes, torch.device("cpu"))
+def test_a_speed_up_is_judged_by_its_worst_edit_however_many_are_equal() -> None:
+    row = speedups.Row(plain_s=3.0, seconds=2.0, db=[speedups.SAME_DB] * 9 + [29.0])
+    worst, faster = speedups.figures({speedups.RECOMMENDED: row})
+    assert (worst.value, worst.met) == (29.0, False)
+    assert (faster.value, faster.met) == (1.5, True)
+    row.db[-1] = 31.0
+    assert speedups.figures({speedups.RECOMMENDED: row})[0].met
 
 
-@pytest.mark.parametrize(
-    ("name", "rows"),
-    [
-        ("versions", 4),
-        ("kernels", 6),
-        ("forwards", 3),
-        ("vae", 4),
-        ("small_card", 2),
-        ("out_of_memory", 3),
-        pytest.param("group_of_one", 2, marks=pytest.mark.distributed),
-        ("demo", 2),
-        ("text_encoder", 1),
-    ],
-)
-def test_the_benchmark_of_a_gpu_runs_in_tiny_sizes_on_a_cpu(
-    name: str, rows: int, tmp_path: Path
+def test_a_speed_up_that_is_not_there_has_a_reason_and_no_figure(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gpu.run(tiny_gpu_bench(), [name], tmp_path / "table.md")
-    written = (tmp_path / "table.md").read_text()
-    assert "failed" not in written
-    assert written.count("\n| ") == 1 + rows
-
-
-def test_a_section_of_the_gpu_benchmark_that_fails_says_why(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def broken(bench: Bench) -> Iterator[list[str]]:
-        """It breaks."""
-        yield ["a", "b"]
-        raise RuntimeError("CUDA error: no kernel image")
-
-    monkeypatch.setitem(gpu.SECTIONS, "vae", broken)
-    gpu.run(tiny_gpu_bench(), ["vae", "versions"], tmp_path / "table.md")
-    written = (tmp_path / "table.md").read_text()
-    assert "| failed: RuntimeError: CUDA error: no kernel image |  |" in written
-    assert "## versions" in written
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    names = ("plain", "fp8", "sage")
+    rows = speedups.quality(1, 2, {name: speedups.VARIANTS[name] for name in names})
+    assert rows["fp8"].problem == "not installed"
+    assert "the model is on cpu" in rows["sage"].problem
+    assert speedups.figures(rows) == []
+    assert speedups.as_markdown(rows, 1).count("\n| ") == len(names)

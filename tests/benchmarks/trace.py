@@ -9,7 +9,9 @@ its video. Parts that ran on other ranks at the same time are not added up.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from cluster.results.parts import read_parts
 from pipeline.records import Timings
@@ -17,22 +19,33 @@ from pipeline.storage import Folder
 
 
 def main() -> None:
-    rows = [
+    rows = done(Folder(sys.argv[1]))
+    if not rows:
+        raise SystemExit(f"{sys.argv[1]}: no edit is done")
+    print(f"{len(rows)} edits\n\n{table(rows)}")
+    forwards = sum(sum(row["forwards"].values()) for row in rows) / len(rows)
+    print(f"{forwards:.1f} forwards an edit")
+
+
+def done(output: Folder) -> list[dict[str, Any]]:
+    """What the results say of the edits that were made."""
+    return [
         row
-        for _, table in read_parts(Folder(sys.argv[1]), ["status", "timings", "forwards"])
+        for _, table in read_parts(output, ["status", "timings", "forwards"])
         for row in table.to_pylist()
         if row["status"] == "ok"
     ]
-    if not rows:
-        raise SystemExit(f"{sys.argv[1]}: no edit is done")
-    print(f"{len(rows)} edits\n\n| part | seconds an edit | share |\n|---|---|---|")
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: the mean of each part."""
     means = {
         part: sum(row["timings"][part] for row in rows) / len(rows) for part in asdict(Timings())
     }
+    lines = ["| part | seconds an edit | share |\n|---|---|---|"]
     for part, seconds in means.items():
-        print(f"| {part} | {seconds:.3f} | {seconds / sum(means.values()):.1%} |")
-    forwards = sum(sum(row["forwards"].values()) for row in rows) / len(rows)
-    print(f"\n{forwards:.1f} forwards an edit")
+        lines.append(f"| {part} | {seconds:.3f} | {seconds / sum(means.values()):.1%} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,15 @@ from torch import Tensor
 from pipeline.algorithm.branches import Prompt
 from pipeline.model.checkpoint import CheckpointInfo, Family
 from pipeline.model.transformer import VelocityModel
+from pipeline.model.transformer.quantized import check_fp8, quantize_blocks
 from pipeline.model.vae import Codec
+from pipeline.settings import Speed
+from tests.benchmarks.gpu.kinds import Found, Kind
 from tests.published_models import CLIPS, T5, published
 
 GB = 1e9
-PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "4090": 165, "B200": 2250}
-"""Dense 16-bit TFLOP/s of a card, from its data sheet, by a part of its name."""
+NATIVE = Speed(compile=False)
+"""What is measured where nothing else is said: nothing compiled, the kernels that are fastest."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,14 @@ class Sizes:
         clip: frames, height and width in pixels.
         vae_clips: those that the VAE takes.
         t5: the text encoder's configuration.
-        edits: K, the edits in lockstep.
+        edits: how many edits are denoised in lockstep, the fewest first.
     """
 
     info: CheckpointInfo
     clip: tuple[int, int, int]
     vae_clips: Sequence[tuple[int, int, int]]
     t5: dict[str, Any]
-    edits: int = 4
+    edits: tuple[int, ...] = (1, 2, 4, 8)
 
 
 def real_sizes(family: Family) -> Sizes:
@@ -50,22 +53,41 @@ def real_sizes(family: Family) -> Sizes:
 
 @dataclass
 class Bench:
-    """One card, and what runs on it."""
+    """One card, and what runs on it.
+
+    Args:
+        kind: of the card, with its peak; None where it is not known.
+        found: the numbers that more than one section needs.
+    """
 
     sizes: Sizes
     device: torch.device
+    kind: Kind | None = None
+    found: Found = field(default_factory=Found)
 
     @property
     def dtype(self) -> torch.dtype:
         return self.sizes.info.dtype("auto", self.device)
 
     @property
+    def tokens(self) -> int:
+        """Of one branch, those of the text included."""
+        return self.sizes.info.text_tokens + self.sizes.info.video_tokens(*self.sizes.clip)
+
+    @property
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
-    def measured(self, work: Callable[[], Any], repeats: int = 2) -> tuple[float, float | None]:
-        """Seconds of the fastest of several runs after one to warm up, and GB above the start."""
-        work()
+    def measured(
+        self, work: Callable[[], Any], repeats: int = 2, *, warm: bool = True
+    ) -> tuple[float, float | None]:
+        """Seconds of the fastest of several runs, and GB above the start.
+
+        Args:
+            warm: whether to run it once before, where it has to warm up.
+        """
+        if warm:
+            work()
         self.wait()
         held = torch.cuda.memory_allocated() if self.on_gpu else 0
         if self.on_gpu:
@@ -89,11 +111,13 @@ class Bench:
             torch.cuda.empty_cache()
 
     def speed(self, flops: float, seconds: float) -> str:
-        """TFLOP/s, and the share of the card's peak where that is known."""
-        rate = flops / seconds / 1e12
-        name = torch.cuda.get_device_name() if self.on_gpu else ""
-        peak = next((p for part, p in PEAK_TFLOPS.items() if part in name), None)
-        return f"{rate:.3g} TFLOP/s" + (f", {rate / peak:.0%}" if peak else "")
+        """TFLOP/s, and the share of the card's peak (MFU) where that is known."""
+        share = self.mfu(flops, seconds)
+        return f"{flops / seconds / 1e12:.3g} TFLOP/s" + (f", {share:.0%}" if share else "")
+
+    def mfu(self, flops: float, seconds: float) -> float | None:
+        """The share of the card's peak; None where that is not known."""
+        return flops / seconds / (self.kind.tflops * 1e12) if self.kind else None
 
     @contextmanager
     def limited(self, size: float) -> Iterator[None]:
@@ -118,11 +142,18 @@ class Bench:
         finally:
             torch.set_default_dtype(torch.float32)
 
-    def transformer(self) -> VelocityModel:
+    def transformer(self, speed: Speed = NATIVE) -> VelocityModel:
+        """A transformer; equal calls make equal weights."""
         from diffusers import CogVideoXTransformer3DModel
 
+        torch.manual_seed(0)
         make = partial(CogVideoXTransformer3DModel, **self.sizes.info.transformer)
-        return VelocityModel(self.build(make))
+        if speed.weights == "fp8":
+            check_fp8(self.dtype, self.device)
+        transformer = self.build(make)
+        if speed.weights == "fp8":  # as `load_transformer` does it for weights of a file
+            quantize_blocks(transformer, self.device)
+        return VelocityModel(transformer, speed=speed)
 
     def codec(self, tiling: bool | None) -> Codec:
         from diffusers import AutoencoderKLCogVideoX
@@ -159,3 +190,8 @@ def hardware(device: torch.device) -> str:
 
 def gigabytes(count: float | None) -> str:
     return "-" if count is None else f"{count:.2f} GB"
+
+
+def first_line(error: Exception) -> str:
+    """Of its text, for a cell of a table."""
+    return (str(error).splitlines() or [type(error).__name__])[0].replace("|", "/")

@@ -1,0 +1,1 @@
+"""What one GPU does with a published model at its real size, with random weights."""
