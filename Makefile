@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SKYPILOT := $(VENV)/skypilot/.ready
+TORCHAO := $(VENV)/torchao/.ready
 
 .PHONY: demo test soak mutants bench quality style docs clean
 
@@ -20,10 +21,17 @@ $(SKYPILOT): $(READY) tests/skypilot.txt
 	  -r tests/skypilot.txt
 	touch $(SKYPILOT)
 
+# Beside the other packages: diffusers imports it wherever it finds it, in each process that starts.
+$(TORCHAO): $(READY) constraints.txt
+	rm -rf $(VENV)/torchao
+	$(BIN)/python -m pip install -q --no-deps --no-compile --target $(VENV)/torchao \
+	  -c constraints.txt torchao
+	touch $(TORCHAO)
+
 demo: $(READY)            ## edit a few drawn clips with the embedded checkpoint
 	$(BIN)/retake demo --output demo
 
-test: $(READY) $(SKYPILOT)  ## the quick tests, with coverage of all processes
+test: $(READY) $(SKYPILOT) $(TORCHAO)  ## the quick tests, with coverage of all processes
 	$(BIN)/python -m tests.run
 
 soak: $(READY)            ## the long tests, then half an hour of faults; see tests/faults/soak.py
@@ -33,7 +41,7 @@ soak: $(READY)            ## the long tests, then half an hour of faults; see te
 mutants: $(READY)         ## how many small faults the quick tests notice; a table beside itself
 	$(BIN)/python -m tests.mutants
 
-bench: $(READY)           ## what measures; writes its tables beside itself
+bench: $(READY) $(TORCHAO)  ## what measures; writes its tables beside itself
 	$(BIN)/python -m tests.benchmarks
 
 quality: $(READY)         ## lint, format and types, as CI checks them

@@ -14,6 +14,8 @@ from hypothesis import settings
 # thread is fastest, and OpenMP's threads spin for each other's cores when there are more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Ray starts a worker for each CPU slot with the first driver; tests need few of them.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 # A storage that fails is tried once: tests of patience say how long.
 os.environ.setdefault("RETAKE_STORAGE_PATIENCE_S", "0")
 
@@ -81,14 +83,30 @@ def patience_of_a_command() -> Iterator[None]:
         setattr(patience, name, value)
 
 
+LONGEST = (
+    "test_run.py",
+    "test_faults.py",
+    "test_submit.py",
+    "test_two_runs.py",
+    "test_skypilot.py",
+    "test_stopping.py",
+    "test_commands.py",
+    "test_poison.py",
+    "test_watching.py",
+    "test_editing.py",
+    "test_packing.py",
+    "test_real_sizes.py",
+)
+"""The files that take half a minute or more, the longest first."""
 SLOW_MARKS = ("ray", "distributed", "browser", "s3")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: where several processes share the files, none is left alone
-    with a long one at the end."""
+    """The longest files first, then those with slow tests: where several processes share the files,
+    none is left alone with a long one at the end."""
     slow = {item.path for item in items if any(map(item.get_closest_marker, SLOW_MARKS))}
-    items.sort(key=lambda item: item.path not in slow)
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (order.get(item.path.name, len(order)), item.path not in slow))
 
 
 @pytest.fixture(scope="session")

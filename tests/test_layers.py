@@ -88,6 +88,8 @@ QUICK = (
     "jobs.commands.watching",
     "cluster.settings",
     "cluster.events.log",
+    "cluster.estimate.plan",
+    "cluster.estimate.rates",
     "jobs.logs",
     "jobs.logs.lines",
     "jobs.commands.logs",

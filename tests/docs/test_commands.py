@@ -34,9 +34,13 @@ ELSEWHERE = {
         "def test_a_job_is_sent_followed_and_ends_with_the_exit_status_of_its_run",
     ),
     "make test": (".ci/run", "make test"),
-    "make quality": (".ci/run", "make quality"),
+    "make quality": (".ci/run", "quality docs"),
     "make demo": ("Makefile", "$(BIN)/retake demo"),
     "make bench": ("Makefile", "-m tests.benchmarks"),
+    "python -m tests.benchmarks --only": ("tests/benchmarks/test_bench.py", 'main(["--only", '),
+    "python -m tests.benchmarks --quick": ("tests/benchmarks/test_bench.py", '["--quick", '),
+    "python -m tests.benchmarks --tables": ("tests/benchmarks/test_bench.py", 'main(["--tables"])'),
+    "python -m tests.benchmarks.gpu": ("tests/benchmarks/test_gpu.py", "gpu.main(arguments)"),
     "retake demo": (
         "tests/jobs/test_demo.py",
         "def test_the_demos_command_makes_six_right_edits_and_a_report_and_then_has_nothing_to_do",
@@ -46,6 +50,7 @@ ELSEWHERE = {
         "def test_what_was_guessed_is_printed",
     ),
     "pip install -c constraints.txt -e": ("Makefile", "install -q -c constraints.txt -e"),
+    "retake plan": ("tests/jobs/plan/test_plan.py", '["plan", str(job)'),
     "retake logs": ("tests/jobs/logs/test_logs.py", 'retake("logs", str(output)'),
     "retake failures out": ("tests/jobs/failures/test_failures.py", 'retake("failures"'),
     "retake metrics": ("tests/jobs/test_measure.py", '"metrics"'),
@@ -168,14 +173,13 @@ def test_the_readmes_own_dataset_is_edited(tmp_path: Path, monkeypatch: pytest.M
     more = [
         c for c in COMMANDS if c.startswith(("retake run job.yaml --set recon", "retake gc out"))
     ]
-    ours = not ray.is_initialized()
-    try:
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    try:  # all commands on one cluster, as on one that is there
         printed = ""
         for command in [c for c in commands(block) if not c.startswith("cat")] + more:
             printed += shell(f"{command} {changes}" if " job.yaml" in command else command)
     finally:
-        if ours:
-            ray.shutdown()
+        ray.shutdown()
     assert "manifest.parquet: 3 videos, 6 edits" in printed
     assert len(list((tmp_path / "out/edits").rglob("*.mp4"))) == 6
     assert (tmp_path / "out/report/index.html").exists()

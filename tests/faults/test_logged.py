@@ -18,6 +18,7 @@ from tests.faults.scene.processes import Family
 from tests.faults.scene.runs import ROOT, start_run
 from tests.faults.scene.stage import Setting, staged
 from tests.faults.scene.watched import watched_video
+from tests.run import python_path
 
 AT_THE_END = ["rank ended", "group ended"]
 
@@ -44,7 +45,7 @@ def retake_logs(*arguments: str) -> str:
         text=True,
         check=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": python_path(ROOT)},
     )
     return done.stdout
 

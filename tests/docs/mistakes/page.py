@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
+from tests.docs.mistakes.in_a_plan import PLANNING, SPEED
 from tests.docs.mistakes.in_a_run import ENDING, IN_A_RUN
 from tests.docs.mistakes.in_an_output import OUTPUTS
 from tests.docs.mistakes.in_python import IN_PYTHON
@@ -348,6 +349,8 @@ MISTAKES: dict[str, Mistakes] = {
         "edit horse.mp4 'a zebra' --trajectory nothing",
         "edit horse.mp4 'a zebra' --keep-trajectory stored",
     ),
+    "Speed": SPEED,
+    "`retake plan`": PLANNING,
     "Python": IN_PYTHON,
     "GPUs and groups": PLACEMENT,
     "Nodes of a cluster": PREFLIGHT,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.scene.dataset import Dataset
+from tests.run import python_path
 
 ROOT = Path(__file__).parents[3]
 
@@ -64,10 +65,9 @@ def environment(folder: Path, mark: str, **more: str) -> dict[str, str]:
         (folder / name).mkdir(parents=True, exist_ok=True)
     name, value = mark.split("=", 1)
     kept = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {
         **kept,
-        "PYTHONPATH": path,
+        "PYTHONPATH": python_path(ROOT),
         "TMPDIR": str(folder / "tmp"),
         "RAY_TMPDIR": str(folder / "ray"),
         "OMP_NUM_THREADS": "1",
