@@ -20,7 +20,7 @@ from cluster.metrics import declared as metrics
 from jobs.jobfile.docstrings import argument_texts
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("docs/guide.md", "docs/watching.md")
+PAGES = ("docs/guide.md", "docs/watching.md", "docs/planning.md")
 SOURCES = (
     "jobs/spec.py",
     "pipeline/settings.py",
@@ -28,12 +28,14 @@ SOURCES = (
     "pipeline/records.py",
     "cluster/events/record.py",
     "jobs/summary/record.py",
+    "cluster/estimate/record.py",
 )
 PREFIXES = {
     "VideoSettings": "video.",
     "Inversion": "inversion.",
     "Reconstruction": "reconstruction.",
     "TrajectorySettings": "trajectory.",
+    "Speed": "speed.",
     "Limits": "limits.",
     "ClusterSettings": "cluster.",
     "GroupSettings": "cluster.inversion.",
@@ -45,6 +47,8 @@ PREFIXES = {
 """What stands before a field's name in a job file, or in a column of the results."""
 STRUCTS = ("EditSpec", "Forwards", "Timings", "Metrics")
 STRUCTS += ("CodeCount", "SlowEdit", "Stage", "Throughput", "Totals")  # of the summary
+STRUCTS += ("Against", "Compared", "ClipSize", "Flops", "StorageParts", "GpuPlan", "MemoryParts")
+STRUCTS += ("Rate", "StagePlan")  # of a plan
 RECORDS = dict.fromkeys(STRUCTS, "struct")
 PLAIN = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}
 OTHER = {"ErrorCode": "error code", "datetime": "time, UTC"}
