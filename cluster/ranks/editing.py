@@ -268,9 +268,8 @@ class RankEditor:
             "stored": [self.settings.trajectory.dtype, CHUNKS],
             "precision": str(info.dtype(self.settings.precision, self.editor.device)),
         }
-        parts |= (
-            {"speed": changes} if (changes := self.settings.speed.changes_trajectories()) else {}
-        )
+        if changes := self.settings.speed.changes_trajectories():
+            parts["speed"] = changes
         if clip.variant:
             parts["variant"] = clip.variant
         if self.settings.trajectory.keep == "never":
