@@ -41,7 +41,7 @@ class Prepared:
     @property
     def most_frames(self) -> int:
         """The most frames that a clip can have: a number that the checkpoint accepts."""
-        rule = FrameRule(self.checkpoint.temporal_compression)
+        rule = FrameRule.of(self.checkpoint)
         return rule.largest_at_most(self.clip.frames) or self.clip.frames
 
 

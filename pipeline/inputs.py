@@ -173,7 +173,7 @@ def is_location(source: Any) -> bool:
 
 def frame_rule(info: CheckpointInfo) -> FrameRule:
     """Which frame counts a checkpoint accepts."""
-    return FrameRule(info.temporal_compression, info.latent_frames_multiple)
+    return FrameRule.of(info)
 
 
 def read_video(

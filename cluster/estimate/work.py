@@ -139,7 +139,7 @@ def dataset_work(settings: EditingSettings, info: CheckpointInfo, dataset: Datas
         ValueError: the checkpoint cannot take clips of the size that the settings ask for.
     """
     size = clip_size(settings.video, info)
-    rule = FrameRule(info.temporal_compression, info.latent_frames_multiple)
+    rule = FrameRule.of(info)
     blocks = settings.reconstruction.inject_blocks
 
     @cache

@@ -1,4 +1,4 @@
-"""The plan of a run, made beside its start; it only informs, and neither ends nor slows a run."""
+"""The plan of a run, made beside its start. It only informs: a run that ends waits some seconds."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _wanted(prepared: Prepared, todo: PendingRows) -> Wanted:
     editing = prepared.job.editing
     return Wanted(
         frames=prepared.most_frames,
-        rule=FrameRule(prepared.checkpoint.temporal_compression),
+        rule=FrameRule.of(prepared.checkpoint),
         how=editing.reconstruction,
         kept=editing.trajectory.keep != "never",
         answered=todo.answered,

@@ -80,7 +80,7 @@ def read_job(spec: JobSpec) -> Read:
     if model is None:
         raise JobError("\n".join(problems))
     info, clip = model
-    rule = FrameRule(info.temporal_compression)
+    rule = FrameRule.of(info)
     job = Job(
         manifest=spec.manifest,
         files=manifest.files,

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Compression(Protocol):
+    """What a checkpoint says of frames (`pipeline.model.checkpoint.CheckpointInfo`)."""
+
+    @property
+    def temporal_compression(self) -> int: ...
+
+    @property
+    def latent_frames_multiple(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,11 @@ class FrameRule:
     temporal_compression: int = 4
     latent_multiple: int = 1
     minimum: int = 5
+
+    @classmethod
+    def of(cls, info: Compression) -> FrameRule:
+        """The rule of a checkpoint."""
+        return cls(info.temporal_compression, info.latent_frames_multiple)
 
     def largest_at_most(self, available: int) -> int | None:
         """The largest accepted count of pixel frames that is at most `available`, if any."""
