@@ -67,7 +67,7 @@ def motion_agreement(frames: Tensor, source: Tensor) -> float:
     """
     if len(frames) < 2:
         return 1.0
-    a, b = (_blur(luma(x).diff(dim=0).abs()).flatten().double() for x in (frames, source))
+    a, b = (blur(luma(x).diff(dim=0).abs()).flatten().double() for x in (frames, source))
     a, b = a - a.mean(), b - b.mean()
     scale = (a.square().mean() * b.square().mean()).sqrt().item()
     if scale < 1e-12:
@@ -80,5 +80,5 @@ def luma(frames: Tensor) -> Tensor:
     return frames.float() @ torch.tensor([0.2126, 0.7152, 0.0722])
 
 
-def _blur(x: Tensor) -> Tensor:
+def blur(x: Tensor) -> Tensor:
     return torch.nn.functional.avg_pool2d(x[:, None], 5, stride=1, padding=2)[:, 0]
