@@ -32,6 +32,7 @@ class ErrorCode(StrEnum):
     NO_VIDEO_STREAM = "no_video_stream"
     VIDEO_TOO_SHORT = "video_too_short"
     VIDEO_TOO_LARGE = "video_too_large"
+    BAD_MASK = "bad_mask"
     # the work
     NOT_FINITE = "not_finite"
     OUT_OF_MEMORY = "out_of_memory"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union, cast, get_args, get_origi
 
 from pipeline.errors import ErrorCode
 from pipeline.redaction import redacted
+from pipeline.scores import Scores
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +35,10 @@ class EditSpec:
         negative_prompt: what the edit is guided away from.
         guidance_scale: of classifier-free guidance; 1 and below turn it off.
         seed: of the noise, for the start `noise`.
+        mask: path or URI of a video or image of the source's proportions, white where the edit may
+            change it; or `auto`; or `none`.
+        instruction: what a person would ask for, such as "make the horse a zebra"; changes nothing
+            of the edit.
     """
 
     edit_id: str | None = field(default=None, kw_only=True)
@@ -41,6 +46,8 @@ class EditSpec:
     negative_prompt: str | None = None
     guidance_scale: float | None = None
     seed: int | None = None
+    mask: str | None = None
+    instruction: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class VideoSpec:
         num_frames: at most so many frames are edited.
         fps: frames a second to resample to.
         seed: every random draw for this video comes from it.
+        mask: of the edits that have none of their own.
     """
 
     video: str
@@ -67,6 +75,7 @@ class VideoSpec:
     num_frames: int | None = None
     fps: float | None = None
     seed: int | None = None
+    mask: str | None = None
 
 
 @dataclass(frozen=True)
@@ -193,17 +202,42 @@ class InversionResult:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """One of several tries at an edit.
+
+    Args:
+        number: 0 is the edit with the job's own settings.
+        changes: what it has otherwise, as JSON.
+        output, size_bytes, mask: as of an `EditResult`; None where it was dropped.
+        error_code, error: why there is none.
+        metrics, scores: of it.
+    """
+
+    number: int
+    changes: str = "{}"
+    output: str | None = None
+    size_bytes: int | None = None
+    mask: str | None = None
+    error_code: ErrorCode | None = None
+    error: str | None = None
+    metrics: Metrics = Metrics()
+    scores: Scores = Scores()
+
+
+@dataclass(frozen=True)
 class EditResult:
     """One row of the results: an edit, made or failed. A rank fills in what it knows of it.
 
     Args:
         video_id, edit_id: name the edit.
-        video, prompt, source_prompt: as the manifest has them; a secret in `video` is `***`.
+        video, prompt, source_prompt, instruction: as the manifest has them; a secret in `video` is
+            `***`.
         status: `ok`, `failed`, or `quarantined` (the video killed or hung its group on every try).
         error_code, error: why it failed; None where it did not.
         output: the edited video, relative to the output folder.
         size_bytes: of the edited video's file; a run that finds another size makes the edit again.
         source: the source as the model saw it, relative to the output folder.
+        mask: the mask as it was used, a video in grey; None without one.
         trajectory: the key of the trajectory.
         trajectory_damage: what was wrong with a stored trajectory that was made again.
         trajectory_bytes: this edit's share of the bytes that were stored of it; 0 where it was
@@ -216,6 +250,13 @@ class EditResult:
         memory_bytes: the most of its GPU that the rank had held until then; None on CPUs.
         timings: seconds, by part of the work; this edit's share.
         metrics: the certificate of the edit.
+        scores: what was measured after it was stored (the job's `score`).
+        accepted: whether all rules of the job's `accept` hold; None without rules, or before the
+            edit has its scores.
+        rejected_for: the rules that do not hold.
+        candidate: the number of the one that became the edit.
+        candidates: of the edit, where the job has some; empty for an edit made once.
+        round: how often candidates were made before, since none was accepted.
         guidance_scale, seed: that the edit was made with.
         frames, height, width, fps: of the clip.
         fingerprint: of everything that changes the edit; None for a refused row.
@@ -228,12 +269,14 @@ class EditResult:
     video: str | None = None
     prompt: str | None = None
     source_prompt: str | None = None
+    instruction: str | None = None
     status: str = "ok"
     error_code: ErrorCode | None = None
     error: str | None = None
     output: str | None = None
     size_bytes: int | None = None
     source: str | None = None
+    mask: str | None = None
     trajectory: str | None = None
     trajectory_damage: str | None = None
     trajectory_bytes: int = 0
@@ -243,6 +286,12 @@ class EditResult:
     memory_bytes: int | None = None
     timings: Timings = Timings()
     metrics: Metrics = Metrics()
+    scores: Scores = Scores()
+    accepted: bool | None = None
+    rejected_for: tuple[str, ...] = ()
+    candidate: int = 0
+    candidates: tuple[Candidate, ...] = ()
+    round: int = 0
     guidance_scale: float | None = None
     seed: int | None = None
     frames: int | None = None
@@ -287,7 +336,7 @@ def arrow_type(kind: Any) -> pa.DataType:
     """The Arrow type of a field's type."""
     import pyarrow as pa
 
-    kind = _without_none(kind)
+    kind = without_none(kind)
     if get_origin(kind) is tuple:
         return pa.list_(arrow_type(get_args(kind)[0]))
     if is_dataclass(kind):
@@ -295,7 +344,8 @@ def arrow_type(kind: Any) -> pa.DataType:
         return pa.struct([(f.name, arrow_type(inner[f.name])) for f in fields(kind)])
     if issubclass(kind, str):
         return pa.string()
-    return {int: pa.int64(), float: pa.float64(), datetime: pa.timestamp("us", tz="UTC")}[kind]
+    plain = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    return pa.timestamp("us", tz="UTC") if kind is datetime else plain[kind]
 
 
 def from_dict(record: type[Record], values: Mapping[str, Any]) -> Record:
@@ -314,7 +364,7 @@ def from_dict(record: type[Record], values: Mapping[str, Any]) -> Record:
 
 @cache
 def _kinds(record: type) -> dict[str, Any]:
-    return {name: _without_none(kind) for name, kind in get_type_hints(record).items()}
+    return {name: without_none(kind) for name, kind in get_type_hints(record).items()}
 
 
 def _converted(kind: Any, value: Any) -> Any:
@@ -327,7 +377,7 @@ def _converted(kind: Any, value: Any) -> Any:
     return ErrorCode(value) if kind is ErrorCode else value
 
 
-def _without_none(kind: Any) -> Any:
+def without_none(kind: Any) -> Any:
     if get_origin(kind) in (Union, UnionType):
         return next((k for k in get_args(kind) if k is not NoneType), kind)
     return kind

@@ -58,6 +58,15 @@ class Schedule:
         """The DDIM step from `level` to the one below it. `x` and `v` have the same shape."""
         return move(x, v, self.levels[level].alpha, self.levels[level - 1].alpha)
 
+    def clean(self, x: Tensor, v: Tensor, level: int) -> Tensor:
+        """The clean latent that a velocity at `level` points to. `x`, `v` have the same shape."""
+        alpha = self.levels[level].alpha
+        return math.sqrt(alpha) * x - math.sqrt(1 - alpha) * v
+
+    def along(self, x: Tensor, reached: Tensor, level: int) -> Tensor:
+        """The velocity that leads `x` at `level` to `reached` at the level below, same shapes."""
+        return velocity_between(x, reached, self.levels[level].alpha, self.levels[level - 1].alpha)
+
 
 @dataclass(frozen=True)
 class ScriptSchedule(Schedule):
@@ -80,20 +89,33 @@ class ScriptSchedule(Schedule):
     def descend(self, x: Tensor, v: Tensor, level: int) -> Tensor:
         return move(x, v, self.levels[level].alpha, self.landings[level - 1])
 
+    def along(self, x: Tensor, reached: Tensor, level: int) -> Tensor:
+        return velocity_between(x, reached, self.levels[level].alpha, self.landings[level - 1])
+
 
 @dataclass(frozen=True)
 class DenoisingStep:
-    """One step, from `level` to the level below it.
+    """One step, from `level` to the level below it, of edits that may start at different levels.
 
     Args:
         scales: the guidance scale of each edit; 1 and below turn guidance off, and the forward of
-            the negative prompt with it.
-        inject: whether the edits attend to the reference.
+            the negative prompt with it. None for an edit that starts further down, and waits.
+        injects: whether each edit attends to the reference.
     """
 
     level: int
-    scales: tuple[float, ...]
-    inject: bool
+    scales: tuple[float | None, ...]
+    injects: tuple[bool, ...]
+
+    @property
+    def moving(self) -> list[int]:
+        """The numbers of the edits that take the step."""
+        return [number for number, scale in enumerate(self.scales) if scale is not None]
+
+    @property
+    def inject(self) -> bool:
+        """Whether an edit attends to the reference."""
+        return any(self.injects)
 
 
 def level_at(fraction: float, steps: int, name: str = "start") -> int:
@@ -130,3 +152,14 @@ def move(
     if clip is not None:
         signal = signal.clamp(-clip, clip)
     return math.sqrt(target) * signal + math.sqrt(1 - target) * noise
+
+
+def velocity_between(x: Tensor, reached: Tensor, source: float, target: float) -> Tensor:
+    """The velocity with which `move` carries `x` at alpha `source` to `reached` at alpha `target`.
+
+    What is wrong with the two latents is divided by the angle between the levels, which is small
+    where there are many.
+    """
+    still = math.sqrt(target * source) + math.sqrt((1 - target) * (1 - source))
+    turn = math.sqrt((1 - target) * source) - math.sqrt(target * (1 - source))
+    return (reached - still * x) / turn

@@ -61,6 +61,7 @@ class Clip:
         source_height: stored pixel rows of the upright picture.
         source_width: stored pixel columns of the upright picture.
         content: SHA-256 of the file's bytes, where it was taken.
+        aspect: width of the upright picture as it is shown, over its height.
         variant: what sets these frames apart from those of the file's first video stream by its
             first pixel shape and by its times as they are; empty for nearly all files.
     """
@@ -73,6 +74,7 @@ class Clip:
     source_width: int
     content: str | None = None
     variant: str = ""
+    aspect: float = 0.0
 
 
 def read_clip(file: BinaryIO, **request: Any) -> Clip:
@@ -95,6 +97,7 @@ def decode_clip(
     fps: float | None = None,
     fit: Fit = "crop",
     limits: Limits = DEFAULT_LIMITS,
+    stills: bool = False,
     on_frame: Callable[[], None] = lambda: None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Reads the frames to edit from a video file, by the rules at the top of this module.
@@ -104,28 +107,29 @@ def decode_clip(
     Args:
         file: seekable, open for reading. Not closed.
         name: what error messages call the file.
-        height: pixel rows of the clip.
-        width: pixel columns of the clip.
+        height, width: pixel rows and columns of the clip.
         frames: most frames of the clip.
         rule: which frame counts the checkpoint accepts.
         start_frame: decoded frames of the source to leave out.
         fps: rate of the clip in frames a second; None keeps the source's frames.
         fit: `crop` fills the picture and cuts what stands over, `pad` keeps all and adds black.
         limits: of a frame's pixels, and of the frames that are decoded.
+        stills: whether it may be a still image, too; it gives one frame.
         on_frame: called for each frame that was decoded, those that are left out too.
 
     Returns:
         uint8 `[F, H, W, 3]`, RGB, and the other fields of a `Clip`, as plain values.
 
     Raises:
-        RowError: BAD_VALUE, VIDEO_EMPTY, VIDEO_UNREADABLE, NO_VIDEO_STREAM, VIDEO_TRUNCATED,
-            VIDEO_TOO_SHORT or VIDEO_TOO_LARGE.
+        RowError: BAD_VALUE, VIDEO_TOO_SHORT, or as `open_source`.
         OSError: as `file` raises it.
     """
     wanted = _check_request(name, frames, rule, start_frame, fps)
     pictures: list[np.ndarray] = []
-    with open_source(file, name, limits) as source:
+    with open_source(file, name, limits, stills=stills) as source:
         source.on_frame = on_frame
+        if source.is_still:
+            start_frame, fps, wanted = 0, None, 1
         timed = source.decode(start_frame)
         chosen = (frame for *_, frame in timed) if fps is None else resample(timed, fps)
         scaler = VideoReformatter()
@@ -137,7 +141,7 @@ def decode_clip(
             shown = frame
         if len(pictures) < wanted and source.is_cut_off():
             raise _cut_off(source)
-        count = rule.largest_at_most(len(pictures))
+        count = 1 if source.is_still else rule.largest_at_most(len(pictures))
         if count is None or shown is None:
             raise _too_short(source, len(pictures), rule, start_frame, fps)
         return np.stack(pictures[:count]), _about(source, count, shown, fps)
@@ -163,6 +167,7 @@ def _about(source: VideoSource, count: int, last: VideoFrame, fps: float | None)
     """What a clip says of itself; `last` is its last frame as it was decoded."""
     own = source.fps(count if fps is None else None)
     sideways = orientation(last)[0]
+    shown = source.pixel_aspect(last) * last.width / last.height
     return {
         "fps": float(own if fps is None else fps),
         "source_fps": float(own),
@@ -170,6 +175,7 @@ def _about(source: VideoSource, count: int, last: VideoFrame, fps: float | None)
         "source_height": last.width if sideways else last.height,
         "source_width": last.height if sideways else last.width,
         "variant": source.variant(resampled=fps is not None),
+        "aspect": float(1 / shown if sideways else shown),
     }
 
 

@@ -30,11 +30,16 @@ from pipeline.storage import keeping, patiently
 if TYPE_CHECKING:
     import torch
 
+EDIT_CRF, COMPOSITE_CRF, MASK_CRF = 17, 10, 4
+"""Of edits; of composites, whose background would lose more here than by all else (docs/masks.md);
+and of masks, whose pixels stay on their side of one half."""
 DESCRIPTORS = "/proc/self/fd"
 """Where Linux shows a process the files that it has open, also those without a name."""
 
 
-def write_clip(file: BinaryIO, frames: torch.Tensor | NDArray[np.uint8], *, fps: float) -> None:
+def write_clip(
+    file: BinaryIO, frames: torch.Tensor | NDArray[np.uint8], *, fps: float, crf: int = EDIT_CRF
+) -> None:
     """Writes frames as an MP4 that any player opens: H.264, yuv420p, BT.709, index at the front.
 
     Equal frames and rate give equal bytes.
@@ -43,6 +48,7 @@ def write_clip(file: BinaryIO, frames: torch.Tensor | NDArray[np.uint8], *, fps:
         file: open for writing; need not be seekable. Not closed.
         frames: uint8 `[F, H, W, 3]`, RGB; H and W even, as yuv420p has one colour for 2x2 pixels.
         fps: frames a second.
+        crf: x264's own measure of quality, from 0 on; a smaller one keeps more.
 
     Raises:
         ValueError: frames or fps are none of the above.
@@ -51,13 +57,13 @@ def write_clip(file: BinaryIO, frames: torch.Tensor | NDArray[np.uint8], *, fps:
     _check_frames(frames, fps)
     pixels = frames if isinstance(frames, np.ndarray) else frames.cpu().numpy()
     rate = Fraction(fps).limit_denominator(100_000)
-    file.write(patiently(lambda: _encoded(pixels, rate), "an edit", "written"))
+    file.write(patiently(lambda: _encoded(pixels, rate, crf), "an edit", "written"))
 
 
-def _encoded(pixels: NDArray[np.uint8], rate: Fraction) -> bytes:
+def _encoded(pixels: NDArray[np.uint8], rate: Fraction, crf: int) -> bytes:
     # The index can be moved to the front only in a file that FFmpeg may open a second time.
     with keeping("an edit"), _scratch() as (scratch, path):
-        _encode(path, pixels, rate)
+        _encode(path, pixels, rate, crf)
         return scratch.read()
 
 
@@ -72,10 +78,10 @@ def _scratch() -> Iterator[tuple[BinaryIO, str]]:
             yield cast(BinaryIO, named), named.name
 
 
-def _encode(path: str, pixels: NDArray[np.uint8], rate: Fraction) -> None:
+def _encode(path: str, pixels: NDArray[np.uint8], rate: Fraction, crf: int) -> None:
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
     with av.open(path, "w", format="mp4", options=options) as container:
-        stream = _add_stream(container, rate, *pixels.shape[1:3])
+        stream = _add_stream(container, rate, crf, *pixels.shape[1:3])
         scaler = VideoReformatter()
         for index, picture in enumerate(pixels):
             frame = scaler.reformat(
@@ -108,10 +114,12 @@ def _check_frames(frames: torch.Tensor | NDArray[np.uint8], fps: float) -> None:
         raise ValueError(f"fps is {fps}; expected 0.0001 to 1000000 frames a second")
 
 
-def _add_stream(container: OutputContainer, rate: Fraction, height: int, width: int) -> VideoStream:
+def _add_stream(
+    container: OutputContainer, rate: Fraction, crf: int, height: int, width: int
+) -> VideoStream:
     # For equal bytes: x264 decides differently for each number of threads, and its macroblock tree
     # differs from run to run (measured: 4 different files of 6, with threads=1).
-    options = {"crf": "17", "preset": "medium", "threads": "1", "mbtree": "0"}
+    options = {"crf": str(crf), "preset": "medium", "threads": "1", "mbtree": "0"}
     stream = container.add_stream("libx264", rate=rate, options=options)
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
     stream.color_range = ColorRange.MPEG

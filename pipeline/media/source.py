@@ -36,6 +36,8 @@ CONTAINERS = (
     "mp3,aac,flac,wav,w64,aiff,caf,ac3,eac3,dts,amr,au,"
     "mpegvideo,m4v,h261,h263,h264,hevc,vvc,av1,obu,vc1,dirac,cavsvideo,mjpeg,yuv4mpegpipe"
 )
+STILLS = "png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe"
+"""The demuxers of still images, which a mask may be."""
 AVFMT_TS_DISCONT = 0x200  # FFmpeg's flag of formats whose clock may jump
 ANIMATED_IMAGES = {"gif", "apng"}
 SHORTEST_SHOWN, SHOWN_AS = Fraction(1, 50), Fraction(1, 10)
@@ -45,13 +47,16 @@ MAX_STREAMS = 100
 
 
 @contextmanager
-def open_source(file: BinaryIO, name: str, limits: Limits) -> Iterator[VideoSource]:
+def open_source(
+    file: BinaryIO, name: str, limits: Limits, *, stills: bool = False
+) -> Iterator[VideoSource]:
     """Opens the one video stream of a file, to be decoded within the `with` block.
 
     Args:
         file: seekable, open for reading. Not closed.
         name: what error messages call the file.
         limits: of a frame's pixels, and of the frames that are decoded.
+        stills: whether it may be a still image, too.
 
     Raises:
         RowError: VIDEO_EMPTY, VIDEO_UNREADABLE, VIDEO_TRUNCATED, NO_VIDEO_STREAM or
@@ -59,7 +64,7 @@ def open_source(file: BinaryIO, name: str, limits: Limits) -> Iterator[VideoSour
             VIDEO_TOO_LARGE.
         OSError: as `file` raises it.
     """
-    with _open_container(file, name, limits) as container:
+    with _open_container(file, name, limits, stills) as container:
         stream = _video_stream(file, container, name, limits)
         yield VideoSource(file, name, container, stream, limits.frames)
 
@@ -99,6 +104,11 @@ class VideoSource:
         self.on_frame: Callable[[], None] = lambda: None
         self.decoded = 0
         self.ended = False
+
+    @property
+    def is_still(self) -> bool:
+        """Whether it is a still image."""
+        return self._container.format.name in STILLS.split(",")
 
     @property
     def frame_count(self) -> int | None:
@@ -209,7 +219,7 @@ class VideoSource:
         )
 
 
-def _open_container(file: BinaryIO, name: str, limits: Limits) -> InputContainer:
+def _open_container(file: BinaryIO, name: str, limits: Limits, stills: bool) -> InputContainer:
     if file.seek(0, io.SEEK_END) == 0:
         raise RowError(
             ErrorCode.VIDEO_EMPTY, f"{name}: the file has 0 bytes; expected a video: copy it again"
@@ -218,7 +228,7 @@ def _open_container(file: BinaryIO, name: str, limits: Limits) -> InputContainer
     # Files come from anywhere: a demuxer that would follow a path or an address is never started,
     # and none of FFmpeg's protocols would answer it.
     of_container = {
-        "format_whitelist": CONTAINERS,
+        "format_whitelist": f"{CONTAINERS},{STILLS}" if stills else CONTAINERS,
         "protocol_whitelist": "none",
         "max_streams": str(MAX_STREAMS),
     }

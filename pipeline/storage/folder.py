@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, BinaryIO, TypeVar, cast
 
 from pipeline.storage.files import PatientFile
 from pipeline.storage.listing import files_below
 from pipeline.storage.patience import patiently
-from pipeline.storage.systems import protocols, split, write_object
+from pipeline.storage.systems import protocols, split, upload_object, write_object
 
 T = TypeVar("T")
 
@@ -119,6 +119,21 @@ class Folder:
         else:
             kind = _content_type(self.fs, name)
             self._patiently(lambda: write_object(self.fs, path, data, **kind), name, "written")
+
+    def move_in(self, local: str, name: str) -> None:
+        """Make a whole file of this machine the file of a name; it may be larger than memory.
+
+        Args:
+            local: its path; in a local folder one on the same file system, which is renamed. Else
+                it stays where it is.
+        """
+        path = self.path(name)
+        if self.is_local:
+            self._patiently(lambda: os.replace(local, path), name, "written")
+        else:
+            kind = _content_type(self.fs, name)
+            send = partial(upload_object, self.fs, local, path, **kind)
+            self._patiently(send, name, "written")
 
     def write_at(self, name: str, start: int, data: bytes) -> None:
         """Have a local file end with these bytes, from a place on; what stood there goes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,6 +22,8 @@ BYTES_IN_TIME = 16 << 20
 PART_BYTES = 256 << 20
 """S3 takes files of up to two such parts by one request. Of a write in parts, a process that is
 killed leaves those that arrived, which no listing shows and which are paid for."""
+UPLOAD_PART_BYTES = 64 << 20
+"""Of a file that is too large for memory; two are on their way at once."""
 
 
 def split(uri: str) -> tuple[Any, str]:
@@ -85,17 +88,43 @@ def write_object(fs: Any, path: str, data: bytes, **options: Any) -> None:
     """
     if "s3" in protocols(fs):
         options = {"chunksize": PART_BYTES, **options}
-    if not (fs.async_impl and getattr(fs, "fs", fs).async_impl):  # a chain's last link counts too
+    if not _is_async(fs):
         fs.pipe_file(path, data, **options)
         return
-    deadline_s = write_deadline_s(len(data))
+    _in_time(fs, lambda: fs._pipe_file(path, data, **options), len(data))
+
+
+def upload_object(fs: Any, local: str, path: str, **options: Any) -> None:
+    """Write a file of this machine to a storage that is not local; it may be larger than memory.
+
+    Deadlines and errors are those of `write_object`. S3 takes it in parts, of which some are in
+    memory; those of a process that is killed stay, which no listing shows and which are paid for.
+
+    Args:
+        local: the path of the file.
+    """
+    if "s3" in protocols(fs):
+        options = {"chunksize": UPLOAD_PART_BYTES, "max_concurrency": 2, **options}
+    if not _is_async(fs):
+        fs.put_file(local, path, **options)
+        return
+    _in_time(fs, lambda: fs._put_file(local, path, **options), os.path.getsize(local))
+
+
+def _is_async(fs: Any) -> bool:
+    return bool(fs.async_impl and getattr(fs, "fs", fs).async_impl)  # a chain's last link counts
+
+
+def _in_time(fs: Any, action: Callable[[], Awaitable[Any]], size: int) -> None:
+    """Run a write of so many bytes, and cancel it when its deadline is over."""
+    deadline_s = write_deadline_s(size)
     over = False
 
     async def write() -> None:
         nonlocal over
         try:
             async with asyncio.timeout(deadline_s) as deadline:
-                await fs._pipe_file(path, data, **options)
+                await action()
         finally:
             over = deadline.expired()
 
@@ -104,8 +133,7 @@ def write_object(fs: Any, path: str, data: bytes, **options: Any) -> None:
     except TimeoutError as error:
         if not over:  # the client's own, such as for a connection that is not made
             raise
-        text = f"{len(data)} bytes were not taken in {deadline_s:.0f} s"
-        raise TimeoutError(text) from error
+        raise TimeoutError(f"{size} bytes were not taken in {deadline_s:.0f} s") from error
 
 
 def write_deadline_s(size: int) -> float:

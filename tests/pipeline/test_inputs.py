@@ -37,7 +37,7 @@ from pipeline.settings import Inversion, Reconstruction
             "num_videos_per_prompt",
             "for more, repeat the prompt, with another seed",
         ),
-        (Reconstruction(), "zzz", "known are start, guidance_scale, negative_prompt, reference"),
+        (Reconstruction(), "zzz", "known are start, noise, guidance_scale, negative_prompt"),
     ],
 )
 def test_a_name_that_is_no_setting_leads_to_what_was_meant(

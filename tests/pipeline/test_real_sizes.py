@@ -105,7 +105,7 @@ def vae_peak(editor: Editor, *, decode: bool) -> int:
         ("2b", LAYERS, 4, False),
         ("5b", None, 1, False),
         ("1.5-5b", LAYERS, 4, False),
-        ("5b", LAYERS, 4, True),
+        pytest.param("5b", LAYERS, 4, True, marks=pytest.mark.soak),
     ],
 )
 def test_a_clip_is_inverted_edited_and_decoded_at_its_real_size(

@@ -11,14 +11,16 @@ Each edit decides for itself, so that it does not depend on those beside it, and
 branches together: guidance multiplies their difference, in which the errors of two velocities of
 the same earlier step cancel, while those of a new one and an old one do not. A step in which
 guidance or reference attention begins or ends is never skipped (`pipeline.plan.skippable`): the
-branches of an edit are others then, and on two cfg ranks lie elsewhere.
+branches of an edit are others then, and on two cfg ranks lie elsewhere. Edits need not be alike:
+each has its own steps that may be skipped, and where some attend to the reference in a step and
+others do not, which takes two forwards, each forward has a cache of its own.
 
 A `StepCache` belongs to the edits of one reconstruction: nothing goes from one video to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -63,10 +65,12 @@ class StepCache:
     Args:
         threshold: edits whose first block differs by less than this part are skipped.
         timesteps: of the steps that edits may skip.
+        of_edit: those that each edit may skip, by its number; all of them where it is not there.
     """
 
     threshold: float
     timesteps: frozenset[int]
+    of_edit: Mapping[int | None, frozenset[int]] = field(default_factory=dict, repr=False)
     residuals: dict[Name, Residuals] = field(default_factory=dict, repr=False)
 
     def works_for(self, branches: Sequence[Branch], timestep: int) -> bool:
@@ -82,16 +86,21 @@ class StepCache:
         return any(later < timestep for later in self.timesteps)
 
     def skipped(
-        self, branches: Sequence[Branch], sizes: Sequence[tuple[float, float]]
+        self,
+        branches: Sequence[Branch],
+        sizes: Sequence[tuple[float, float]],
+        timestep: int | None = None,
     ) -> list[bool]:
         """Which of all branches to skip: both of an edit's or none.
 
         Args:
+            timestep: of the step, where edits differ in those that they may skip.
             sizes: for each branch, the sum of |a - b| and that of |b|, where a is what the first
                 block added now and b what it added in the last computed step.
         """
         near = [change < self.threshold * size for change, size in sizes]
         far = {branch.edit for branch, is_near in zip(branches, near, strict=True) if not is_near}
+        far |= {edit for edit, steps in self.of_edit.items() if timestep not in steps}
         return [branch.edit is not None and branch.edit not in far for branch in branches]
 
 
@@ -100,11 +109,13 @@ class StepCached:
     """A model whose edits may skip steps: a `pipeline.algorithm.branches.Denoiser`.
 
     Args:
-        cache: of the one reconstruction that this serves.
+        attending, plain: of the one reconstruction that this serves: what branches with reference
+            attention keep, and what those without.
     """
 
     model: VelocityModel
-    cache: StepCache
+    attending: StepCache
+    plain: StepCache
 
     def predict(
         self,
@@ -116,22 +127,35 @@ class StepCached:
         share: bool = True,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """As the model's. The velocity of a reference that no edit needed is not there."""
+        cache, other = self.plain, self.attending
+        if reference is not None:
+            cache, other = other, cache
+        for branch in branches:  # what it kept before its attention changed is too old to compare
+            other.residuals.pop(name_of(branch), None)
         return self.model.predict(
-            branches, timestep, reference, blocks=blocks, share=share, cache=self.cache
+            branches, timestep, reference, blocks=blocks, share=share, cache=cache
         )
 
 
-def with_step_cache(model: VelocityModel, schedule: Schedule, levels: Collection[int]) -> Denoiser:
+def with_step_cache(
+    model: VelocityModel, schedule: Schedule, levels: Sequence[Collection[int]]
+) -> Denoiser:
     """The model for one reconstruction, with an empty cache where its settings ask for one.
 
     Args:
-        levels: whose steps down edits may skip.
+        levels: for each edit, whose steps down it may skip.
     """
     threshold = model.speed.step_cache
-    if not threshold or not levels:
+    if not threshold or not any(levels):
         return model
-    timesteps = frozenset(schedule.levels[level].timestep for level in levels)
-    return StepCached(model, StepCache(threshold, timesteps))
+    of_edit: dict[int | None, frozenset[int]] = {
+        edit: frozenset(schedule.levels[level].timestep for level in own)
+        for edit, own in enumerate(levels)
+    }
+    timesteps = frozenset[int]().union(*of_edit.values())
+    return StepCached(
+        model, StepCache(threshold, timesteps, of_edit), StepCache(threshold, timesteps, of_edit)
+    )
 
 
 @dataclass
@@ -159,7 +183,8 @@ class CachedStep:
         self._own = self.shares[self._number]
         self._begun: dict[int, tuple[Tensor, Tensor]] = {}
         self._skipped: list[Part] = []
-        names = {name_of(branch) for branches in self.shares for branch in branches}
+        # What lies with another rank now is too old where it comes back.
+        names = set(map(name_of, self._own))
         for gone in self.cache.residuals.keys() - names:
             del self.cache.residuals[gone]
 
@@ -230,7 +255,7 @@ class CachedStep:
         # A branch that several ranks compute counts as often in both of its sums.
         totals = [sum(values[place :: sums.numel()]) for place in range(sums.numel())]
         sizes = list(zip(totals[::2], totals[1::2], strict=True))
-        computed = [not skipped for skipped in self.cache.skipped(every, sizes)]
+        computed = [not skipped for skipped in self.cache.skipped(every, sizes, self.timestep)]
         for share in self.computed:
             share[:], computed = computed[: len(share)], computed[len(share) :]
 

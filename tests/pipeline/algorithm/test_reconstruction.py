@@ -417,7 +417,7 @@ def direct(video: Video, edits: int, scales: Sequence[float], **options: Any) ->
     empty, prompt = model.named(""), model.named("edit 0")
     x = torch.stack([video.trajectory[top]] * edits)
     prompts = [EditPrompts(prompt, empty, empty, empty)] * edits
-    step = DenoisingStep(top, tuple(scales), inject=True)
+    step = DenoisingStep(top, tuple(scales), (True,) * edits)
     return reconstruct(
         model, x, video.fetch, prompts, [step], video.schedule, empty=empty, **options
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.algorithm.branches import Branch
 from pipeline.algorithm.inversion import invert
+from pipeline.algorithm.masks import AutoMask, GivenMask
 from pipeline.algorithm.schedule import Schedule
 from pipeline.model.attention.choice import Shape, fastest
 from pipeline.model.attention.kernels import Kernel, sdpa
@@ -113,6 +114,7 @@ def _invert_and_reconstruct(family: str, size: str, group: TokenGroup) -> dict[s
         answers[f"edits, {reference} reference"] = edited.latents
     if family == "5b":
         answers |= _edits_with_a_step_cache(model, trajectory, edits, schedule, SKIP_SOME[size])
+        answers |= _edits_with_masks(model, trajectory, edits, schedule)
     branches = [Branch(clean, "worse", "worse"), Branch(clean, "a", "a")]
     for prompt, velocity in model.predict(branches, 500, clean)[1].items():
         answers[f"own velocity, {prompt}"] = velocity
@@ -163,6 +165,24 @@ def _edits_with_a_step_cache(
     spent, model.forwards, model.speed = model.forwards, before, Speed()
     counts = [spent.plain, spent.injected, spent.skipped]
     return {"edits, step cache": edited.latents, "step cache, forwards": torch.tensor(counts)}
+
+
+def _edits_with_masks(
+    model: NamedModel, trajectory: Tensor, edits: list[Edit], schedule: Schedule
+) -> dict[str, Tensor]:
+    """An edit with a given mask, one with a mask that is found, and one without; and the found."""
+    kept = (noise(8, len(trajectory[0]), 1, *trajectory.shape[-2:]) > 0).float()
+    found = AutoMask(frozenset({STEPS}))
+    settings = Reconstruction(start="inverted")
+    before, model.forwards = model.forwards, ForwardCounter()
+    masks = [GivenMask(kept), found, None]
+    edited = edit_with(
+        model, lambda level: trajectory[level], edits, schedule, settings, masks=masks
+    )
+    model.forwards = before
+    weights = found.weights()
+    assert weights is not None
+    return {"edits, masks": edited.latents, "mask that was found": weights}
 
 
 def noise(seed: int, *shape: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,12 @@ from pipeline.algorithm.inversion import invert
 from pipeline.algorithm.schedule import Schedule
 from pipeline.model.scheduler import schedule_from_config
 from pipeline.model.transformer import ForwardCounter
-from pipeline.model.transformer.step_cache import StepCache, with_step_cache
+from pipeline.model.transformer.step_cache import (
+    CachedStep,
+    Residuals,
+    StepCache,
+    with_step_cache,
+)
 from pipeline.plan import skippable
 from pipeline.settings import Reconstruction, Speed
 from tests.named_prompts import Edit, NamedModel, edit_with
@@ -80,7 +86,7 @@ def db(found: Tensor, expected: Tensor) -> float:
 
 def test_without_a_threshold_or_a_step_to_skip_the_model_itself_denoises(video: Video) -> None:
     model = video.model
-    for threshold, levels in ((0.0, [5]), (0.1, [])):
+    for threshold, levels in ((0.0, [[5]]), (0.1, [[]])):
         model.speed = Speed(step_cache=threshold)
         assert with_step_cache(model, video.schedule, levels) is model
 
@@ -189,6 +195,18 @@ def test_both_branches_of_an_edit_are_skipped_or_none() -> None:
     assert cache.skipped(branches, sizes) == [False, False, True, True, False]
     nan = float("nan")
     assert cache.skipped(branches[:2], [(nan, 1.0), (0.0, nan)]) == [False, False]
+
+
+def test_a_branch_that_went_to_another_rank_is_forgotten_here() -> None:
+    negative, positive = (
+        Branch(torch.zeros(1), None, edit=0, negative=one)  # type: ignore[arg-type]
+        for one in (True, False)
+    )
+    kept = Residuals(torch.zeros(1, 1), torch.zeros(1, 1))
+    cache = StepCache(0.1, frozenset({1}), residuals={(0, True): kept, (0, False): kept})
+    group: Any = SimpleNamespace(cfg_rank=1)
+    CachedStep(cache, group, [[negative], [positive]], 1, True)
+    assert list(cache.residuals) == [(0, False)]
 
 
 @pytest.mark.parametrize("window", ["inject_steps", "guidance_steps"])

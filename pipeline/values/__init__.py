@@ -104,7 +104,11 @@ def _fitted(kind: Any, value: Any) -> Any:
     if origin is Literal:
         return _fitted_name(inner, value)
     if origin is tuple:
-        if not isinstance(value, list | tuple) or len(value) != len(inner):
+        if not isinstance(value, list | tuple):
+            raise _Misfit
+        if inner[1:] == (...,):
+            return tuple(_fitted(inner[0], part) for part in value)
+        if len(value) != len(inner):
             raise _Misfit
         return tuple(_fitted(one, part) for one, part in zip(inner, value, strict=True))
     return _fitted_plain(kind, value)
@@ -194,6 +198,8 @@ def in_words(kind: Any) -> str:
     if origin is Literal:
         *names, last = map(str, inner)
         return f"{', '.join(names)} or {last}" if names else last
+    if origin is tuple and inner[1:] == (...,):
+        return f"a list, each {in_words(inner[0])}"
     if origin is tuple:
         count = COUNTS.get(len(inner), str(len(inner)))
         one = in_words(inner[0]).removeprefix("a ").replace("number", "numbers", 1)
@@ -261,6 +267,8 @@ def _plain_kinds(kind: Any) -> Iterator[Any]:
             yield from _plain_kinds(one)
     elif origin is Literal:
         yield from inner
+    elif origin is tuple and inner[1:] == (...,):
+        yield list  # of any length
     else:
         yield origin or kind
 

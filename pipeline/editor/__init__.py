@@ -13,25 +13,25 @@ inversion. A rank process uses the same class and adds storage (`cluster/ranks`)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from pipeline import inputs
+from pipeline import inputs, plan
 from pipeline.algorithm.branches import Prompt
 from pipeline.algorithm.inversion import climb
+from pipeline.algorithm.masks import composite
 from pipeline.algorithm.reconstruction import Edited, reconstruct
 from pipeline.algorithm.schedule import Schedule
+from pipeline.editor.parts import Parts
 from pipeline.errors import ErrorCode, RowError
+from pipeline.inputs.masks import EditMask, MaskGiven, Masks, masks_of, source_frames
 from pipeline.media.decoding import Clip
-from pipeline.media.encoding import write_clip
 from pipeline.model.checkpoint import CheckpointInfo, load_transformer, load_vae, open_checkpoint
 from pipeline.model.group import OneRank, TokenGroup
 from pipeline.model.memory import host_buffer, wait_for
@@ -41,9 +41,8 @@ from pipeline.model.text_encoder import Embeddings, TextEncoder
 from pipeline.model.transformer import VelocityModel
 from pipeline.model.transformer.step_cache import with_step_cache
 from pipeline.model.vae import Codec, to_uint8
-from pipeline.plan import denoising_steps, edit_prompts, skippable, start_latents, texts_of
 from pipeline.records import EditSpec, derived_seed
-from pipeline.settings import Inversion, Limits, Reconstruction, Speed, VideoSettings
+from pipeline.settings import Inversion, Reconstruction, Speed
 from pipeline.trajectories.trajectory import Trajectory
 
 StepCallback = Callable[["Editor", int, int, dict[str, Tensor]], dict[str, Tensor] | None]
@@ -51,8 +50,8 @@ StepCallback = Callable[["Editor", int, int, dict[str, Tensor]], dict[str, Tenso
 if anything, in the same form: diffusers' `callback_on_step_end`."""
 
 
-@dataclass
-class Editor:
+@dataclass(repr=False)
+class Editor(Parts):
     """A checkpoint ready to edit; `Editor.from_pretrained` makes one.
 
     Args:
@@ -61,13 +60,6 @@ class Editor:
         codec: the VAE.
         text: gives prompt embeddings.
     """
-
-    info: CheckpointInfo
-    model: VelocityModel
-    codec: Codec
-    text: Embeddings
-    progress_bar: dict[str, Any] = field(default_factory=dict, repr=False)
-    _offload_to: torch.device | None = field(default=None, repr=False)
 
     @classmethod
     def from_pretrained(
@@ -111,73 +103,6 @@ class Editor:
 
     def __repr__(self) -> str:
         return f"Editor(CogVideoX {self.info.family}, {self.info.path}, on {self.device})"
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model works."""
-        return self._offload_to or self.model.device
-
-    def to(self, device: str | torch.device) -> Editor:
-        """Move the transformer and the VAE. Raises ValueError where there is no such device."""
-        place = inputs.usable_device(device)
-        self._offload_to = None
-        self.model.transformer.to(place)
-        self.codec.vae.to(place)
-        return self
-
-    def enable_model_cpu_offload(self, device: str | torch.device = "cuda") -> None:
-        """Keep each part on the CPU but while it works, so that the GPU holds one at a time.
-
-        Load before with `device="cpu"` and the GPU's dtype, such as `torch_dtype=torch.bfloat16`.
-        Weights in fp8 save memory so, but no time: these are for products in the model's dtype.
-        """
-        self._offload_to = inputs.usable_device(device)
-        self.model.transformer.to("cpu")
-        self.codec.vae.to("cpu")
-
-    def set_progress_bar_config(self, **config: Any) -> None:
-        """Options of tqdm's bar, such as `disable=True`."""
-        self.progress_bar = config
-
-    def read(
-        self,
-        location: str | Path,
-        settings: VideoSettings | None = None,
-        *,
-        start_frame: int = 0,
-        num_frames: int | None = None,
-        fps: float | None = None,
-        limits: Limits | None = None,
-    ) -> Clip:
-        """The clip of a video file, as the checkpoint takes it.
-
-        Args:
-            location: a path or any fsspec URI.
-            start_frame: frames of the source to leave out.
-            num_frames, fps: at most so many frames; frames a second. Over what `settings` say.
-            limits: what the file may take before it is refused.
-
-        Raises:
-            RowError: the file is not there, no video, cut off, too short, or too large.
-            ValueError: the model cannot take the size that `settings` ask for.
-        """
-        return inputs.read_video(
-            str(location),
-            settings or VideoSettings(),
-            self.info,
-            start_frame=start_frame,
-            num_frames=num_frames,
-            fps=fps,
-            limits=limits,
-        )
-
-    def write(self, path: str | Path, frames: Tensor | np.ndarray, *, fps: float) -> None:
-        """Write frames, uint8 [F, H, W, 3], as an MP4; its folder is made."""
-        inputs.check_ending(path)
-        pixels = inputs.as_frames(frames)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("wb") as file:
-            write_clip(file, pixels, fps=fps)
 
     def schedule(self, steps: int, method: str) -> Schedule:
         """The checkpoint's noise levels for so many steps of an inversion's method."""
@@ -283,18 +208,24 @@ class Editor:
         settings: Reconstruction | None = None,
         *,
         source_prompt: str = "",
+        mask: MaskGiven = None,
+        source: Clip | Tensor | np.ndarray | None = None,
         seed: int = 0,
         generator: torch.Generator | None = None,
         output_type: inputs.OutputType = "uint8",
         callback_on_step_end: StepCallback | None = None,
         **changes: Any,
     ) -> list[Any]:
-        """Make one video for each prompt, `edits_at_once` of them in lockstep.
+        """Make one video for each prompt, `edits_at_once` in lockstep; with `candidates`, one
+        prompt's videos come one after the other, the edit itself first.
 
         Args:
-            prompts: a prompt, several, or `EditSpec`s where an edit has its own guidance scale,
-                negative prompt or seed.
-            source_prompt: describes the source, for `reference="source"`.
+            prompts: one, several, or `EditSpec`s where an edit has settings of its own.
+            source_prompt: of the source, for `reference="source"`.
+            mask: where edits may change the source: an array or tensor [F, H, W] or [H, W], a path
+                or URI (read from its first frame on), `auto`, or a list with one of these or None
+                for each prompt. By default an `EditSpec`'s own, else that of the settings.
+            source: the clip's frames, for `composite=True`.
             seed: of the start from `noise`: each edit has one of its own, which follows from `seed`
                 and its prompt, so an edit is the same beside any others.
             generator: gives the seed instead, as in diffusers.
@@ -304,30 +235,42 @@ class Editor:
             changes: fields of `Reconstruction`, such as `guidance_scale=4`.
 
         Raises:
-            ValueError: no prompt, a trajectory of another checkpoint or one that does not reach the
-                level that the settings start from, or `inject_blocks` that the checkpoint lacks.
-            RowError: an edit is not finite.
-            TrajectoryDamaged: a stored trajectory was altered; invert the clip again.
+            ValueError: no prompt, a trajectory of another checkpoint or below the settings' start,
+                `inject_blocks` that the checkpoint lacks, a mask or source of another size.
+            RowError: an edit is not finite, or a mask cannot be used.
+            TrajectoryDamaged: a stored one was altered; invert the clip again.
         """
         settings = inputs.with_changes(settings or Reconstruction(), changes, Reconstruction)
         inputs.check_output_type(output_type)
         inputs.check_is_trajectory(trajectory)
         inputs.check_seed(seed)
         specs = inputs.as_specs(prompts)
-        check_blocks(settings, self.info)
-        schedule = self.schedule(trajectory.schedule.steps, trajectory.method)
-        inputs.check_trajectory(trajectory, schedule, settings, self.info)
-        trajectory = replace(trajectory, schedule=schedule)
+        masks = masks_of(mask, specs, settings, self.info, trajectory)
+        pixels = source_frames(source, settings, self.info, trajectory, output_type)
+        trajectory = self._checked(trajectory, settings, masks)
         seed = seed if generator is None else inputs.drawn_seed(generator)
         edits = [settings.filled(spec, derived_seed(seed, spec.prompt)) for spec in specs]
-        self.encode_prompts(texts_of(settings, edits, source_prompt))
+        self.encode_prompts(plan.texts_of(settings, edits, source_prompt))
         made: list[Any] = []
-        for first in range(0, len(edits), settings.edits_at_once):
-            some = edits[first : first + settings.edits_at_once]
-            edited = self.denoise(trajectory, some, settings, source_prompt, callback_on_step_end)
-            for edit, x in zip(some, edited.latents, strict=True):
-                made.append(self._finished(edit, x, trajectory.frames, output_type))
+        for first in range(0, len(edits), settings.edits_a_unit):
+            unit = slice(first, first + settings.edits_a_unit)
+            how = settings, source_prompt, callback_on_step_end, masks[unit]
+            edited = self.denoise(trajectory, edits[unit], *how)
+            for number, (x, used) in enumerate(zip(edited.latents, edited.masks, strict=True)):
+                kept = None if pixels is None or used is None else (pixels, used)
+                edit = edits[unit][number // settings.tries]
+                made.append(self._finished(edit, x, trajectory.frames, output_type, kept))
         return made
+
+    def _checked(
+        self, trajectory: Trajectory, settings: Reconstruction, masks: Sequence[EditMask]
+    ) -> Trajectory:
+        """The trajectory along the checkpoint's own levels. Raises as `reconstruct`."""
+        check_blocks(settings, self.info)
+        schedule = self.schedule(trajectory.schedule.steps, trajectory.method)
+        masked = any(one is not None for one in masks)
+        inputs.check_trajectory(trajectory, schedule, settings, self.info, masked=masked)
+        return replace(trajectory, schedule=schedule)
 
     def denoise(
         self,
@@ -335,44 +278,69 @@ class Editor:
         edits: Sequence[EditSpec],
         settings: Reconstruction,
         source_prompt: str = "",
-        callback_on_step_end: StepCallback | None = None,
+        callback: StepCallback | None = None,
+        masks: Sequence[EditMask] = (),
+        number: int = 0,
     ) -> Edited:
-        """The latents of edits, with nothing left out of them (`Reconstruction.filled`)."""
-        schedule = trajectory.schedule
-        steps = denoising_steps(
-            settings, schedule.steps, [float(e.guidance_scale or 0) for e in edits]
-        )
-        self.encode_prompts(texts_of(settings, edits, source_prompt))
-        levels = skippable(settings, self.model.speed, schedule.steps)
+        """The latents of edits, with nothing left out of them (`Reconstruction.filled`).
+
+        Each with all its candidates, in the order of `pipeline.plan.edit_plans`.
+
+        Args:
+            masks: one for each edit, or none at all; a candidate may have another.
+            number: of the round, as of `edit_plans`.
+        """
+        schedule, plans = trajectory.schedule, plan.edit_plans(settings, edits, number)
+        how = [one.settings for one in plans]
+        given = Masks.of(plans, masks, self.info, trajectory.frames)
+        held = given.latent(schedule.steps, self.device)
+        scales = [float(one.edit.guidance_scale or 0) for one in plans]
+        steps = plan.denoising_steps(how, schedule.steps, scales)
+        self.encode_prompts(plan.texts_of(settings, edits, source_prompt))
+        levels = [plan.skippable(one, self.model.speed, schedule.steps) for one in how]
+        prompts = [
+            plan.edit_prompts(settings, one.edit, source_prompt, self.prompt) for one in plans
+        ]
         with self._at_work(self.model.transformer), self._bar(len(steps), "denoising") as bar:
 
             def on_step(level: int, x: Tensor) -> Tensor | None:
                 bar.update()
-                if callback_on_step_end is None:
+                if callback is None:
                     return None
                 done = steps[0].level - level - 1
                 timestep = schedule.levels[level + 1].timestep
-                changed = callback_on_step_end(self, done, timestep, {"latents": x}) or {}
+                changed = callback(self, done, timestep, {"latents": x}) or {}
                 return changed["latents"].to(x) if "latents" in changed else None
 
-            return reconstruct(
+            edited = reconstruct(
                 with_step_cache(self.model, schedule, levels),
-                start_latents(settings, edits, trajectory.latents, schedule.steps).to(self.device),
+                plan.start_latents(plans, trajectory.latents, schedule).to(self.device),
                 lambda level: trajectory.on_device(level, self.device),
-                [edit_prompts(settings, edit, source_prompt, self.prompt) for edit in edits],
+                prompts,
                 steps,
                 schedule,
                 empty=self.prompt(""),
                 residual=settings.residual,
                 blocks=settings.inject_blocks,
                 share=settings.reference != "script",
+                masks=held,
                 on_step=on_step,
             )
+        return replace(edited, masks=given.used(held))
 
     def _finished(
-        self, edit: EditSpec, latents: Tensor, frames: int, output: inputs.OutputType
+        self,
+        edit: EditSpec,
+        latents: Tensor,
+        frames: int,
+        output: inputs.OutputType,
+        kept: tuple[Tensor, Tensor] | None,
     ) -> Any:
-        """An edit's latents [F', C, h, w] in the form that was asked for."""
+        """An edit's latents [F', C, h, w] in the form that was asked for.
+
+        Args:
+            kept: the source's frames and the mask, where its pixels take the place of the edit's.
+        """
         decoded = latents if output == "latent" else self.decode(latents, frames)
         if not (torch.isfinite(latents).all() and torch.isfinite(decoded).all()):
             raise RowError(
@@ -382,19 +350,6 @@ class Editor:
             )
         if output == "latent":
             return latents.cpu().clone()
+        if kept is not None:
+            decoded = composite(decoded, *kept)
         return inputs.as_output(to_uint8(decoded), output)
-
-    def _bar(self, total: int, _: str) -> Any:
-        return tqdm(total=total, **self.progress_bar)
-
-    @contextmanager
-    def _at_work(self, part: Any) -> Iterator[None]:
-        """Bring a part to the GPU for as long as it works, where parts are offloaded."""
-        if self._offload_to is None:
-            yield
-            return
-        part.to(self._offload_to)
-        try:
-            yield
-        finally:
-            part.to("cpu")

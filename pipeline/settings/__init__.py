@@ -1,32 +1,42 @@
 """What a user can choose about the model work, with units, defaults and the reasons for them.
 
 These are sections of the job file and arguments of the Python API at once. Plain data: importing
-this costs no torch. The bounds stand in the annotations; `pipeline/values.py` enforces them, here
-and in the job file, with the same messages; here as ValueErrors. At the end stands what settings
-are called elsewhere.
+this costs no torch. The bounds stand in the annotations; `pipeline/values/` enforces them, here
+and in the job file, with the same messages; here as ValueErrors. What settings are called elsewhere
+stands there too.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from pipeline.records import EditSpec
-from pipeline.values import Also, check_fields, declared
+from pipeline.settings.reconstruction import Fraction, Reconstruction, Variation
+from pipeline.values import check_fields, declared
+from pipeline.values.elsewhere import NAMES_ELSEWHERE
+
+__all__ = [
+    "EditingSettings",
+    "Inversion",
+    "Limits",
+    "Precision",
+    "Reconstruction",
+    "ScoreSettings",
+    "Speed",
+    "TrajectorySettings",
+    "Variation",
+    "VideoSettings",
+    "Weights",
+    "places",
+    "places_meant",
+]
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 Weights = Literal["native", "fp8"]
-Fraction = Annotated[float, Ge(0), Le(1)]
-StartName = Literal["noise", "inverted"]
-Start = StartName | Annotated[float, Gt(0), Le(1)]
-Reference = Annotated[
-    Literal["empty", "shared", "source", "script", "none"],
-    Also(((None, "empty"), ("null", "empty"))),  # its name before, which YAML reads as no value
-]
 
 
 @dataclass(frozen=True)
@@ -81,81 +91,6 @@ class Inversion:
         if self.method == "pec":
             return levels + 1 if levels else 0
         return levels * (1 + self.iterations) if self.method == "fixed_point" else levels
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """How to make edits from a trajectory.
-
-    The defaults are those that edit the embedded checkpoint's clips best (the table in
-    `tests/benchmarks/edits.md`); a larger model, which was not taught to edit, may like others.
-
-    Args:
-        start: where the denoising steps start: a fraction of the levels (0.6 starts at the
-            trajectory's level there: place is kept better, and the steps above cost nothing, in the
-            inversion either), `inverted` (the trajectory's top, x_T), or `noise` (seeded, as in the
-            script).
-        guidance_scale: of classifier-free guidance; 1 or less turns it off, and half of the
-            forwards.
-        negative_prompt: for edits that name none.
-        reference: how the reference branch is described: `empty` with the empty prompt (cheapest),
-            `shared` with the edit's own prompts, the negative one computed once for all edits,
-            `source` with the manifest's source prompt, `script` as `shared` but nothing shared (the
-            same numbers, for comparison), `none` for no reference attention.
-        inject_steps: the window of the denoising steps with reference attention, as fractions.
-        inject_blocks: the transformer blocks first <= i < last with it; all by default.
-        guidance_steps: the window of the denoising steps with guidance, as fractions. What an edit
-            is to be is decided in the first ones; guidance in the last ones costs time and draws
-            the rest of the picture away from its source (Kynkaanniemi et al., "Applying Guidance
-            in a Limited Interval", 2024, find it needless at low noise in images, too).
-        dynamic_guidance: let guidance grow from 1 to 1 + scale along the steps. The formula is that
-            of diffusers' `use_dynamic_cfg`, with the step's number in the place of `num_steps - t`,
-            where diffusers takes the training timestep for t. A scale of 1 or less stays as it is.
-            It needs `guidance_steps` to reach the last step.
-        residual: add at each step what the reference's own step misses of the trajectory
-            (DirectInversion, Ju et al., ICLR 2024).
-        edits_at_once: K, the edits of a video that are denoised in lockstep and share its
-            reference.
-    """
-
-    start: Start = 0.6
-    guidance_scale: Annotated[float, Ge(0), Le(100)] = 2.0
-    negative_prompt: str = ""
-    reference: Reference = "empty"
-    inject_steps: tuple[Fraction, Fraction] = (0.0, 1.0)
-    inject_blocks: tuple[Annotated[int, Ge(0)], Annotated[int, Ge(0)]] | None = None
-    guidance_steps: tuple[Fraction, Fraction] = (0.0, 0.4)
-    dynamic_guidance: bool = False
-    residual: bool = False
-    edits_at_once: Annotated[int, Ge(1), Le(64)] = 4
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name in ("inject_steps", "inject_blocks", "guidance_steps"):
-            window = getattr(self, name)
-            if window is not None and window[0] > window[1]:
-                raise ValueError(
-                    f"{name} is {list(window)}: its first number is above its last; exchange them"
-                )
-        if self.dynamic_guidance and self.guidance_steps[1] < 1:
-            raise ValueError(
-                f"dynamic_guidance grows in the last steps, and guidance_steps is "
-                f"{list(self.guidance_steps)}; make it [0, 1]"
-            )
-
-    def filled(self, edit: EditSpec, seed: int) -> EditSpec:
-        """An edit with these settings in the place of what it leaves open.
-
-        Args:
-            seed: for an edit that has none of its own.
-        """
-        scale = edit.guidance_scale
-        return replace(
-            edit,
-            negative_prompt=edit.negative_prompt or self.negative_prompt,
-            guidance_scale=self.guidance_scale if scale is None else scale,
-            seed=seed if edit.seed is None else edit.seed,
-        )
 
 
 @dataclass(frozen=True)
@@ -251,6 +186,36 @@ class Speed:
         return changes
 
 
+@dataclass(frozen=True)
+class ScoreSettings:
+    """What is measured of each edit once it is stored; nothing by default.
+
+    Args:
+        frames: what frames alone say: is the background the source's, did anything change?
+        clip: a CLIP model: agreement with the prompt.
+        dino: a DINO model: agreement with the source.
+        judge: an image-text-to-text model, a folder or name on the Hugging Face Hub; or the URL of
+            an OpenAI-compatible server, such as http://host:8000/v1.
+        judge_model: the model's name at that server; by default the first that it lists.
+        judge_frames: frames of each clip that the judge is shown.
+        judge_deadline_s: seconds that one answer may take.
+        rank_by: the score that the best of an edit's candidates has most of, such as
+            `clip.direction`; with a `-` before it least of, as `-dino.structure`.
+    """
+
+    frames: bool = False
+    clip: Annotated[str, MinLen(1)] | None = None
+    dino: Annotated[str, MinLen(1)] | None = None
+    judge: Annotated[str, MinLen(1)] | None = None
+    judge_model: Annotated[str, MinLen(1)] | None = None
+    judge_frames: Annotated[int, Ge(1), Le(64)] = 4
+    judge_deadline_s: Annotated[float, Gt(0), Le(86_400)] = 120.0
+    rank_by: Annotated[str, MinLen(1)] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EditingSettings:
     """All that a process which does the model work must know; the same for every row of a job.
@@ -277,64 +242,6 @@ class EditingSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-
-NAMES_ELSEWHERE: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("num_inference_steps", "num_inversion_steps", "inference_steps", "num_steps"),
-        "inversion.steps",
-    ),
-    "inversion_method": "inversion.method",
-    **dict.fromkeys(
-        ("guidance", "cfg_scale", "text_guidance_scale"), "reconstruction.guidance_scale"
-    ),
-    **dict.fromkeys(("strength", "denoising_strength"), "reconstruction.start"),
-    **dict.fromkeys(("use_dynamic_cfg", "use_dynamic_guidance"), "reconstruction.dynamic_guidance"),
-    **dict.fromkeys(("batch_size", "num_videos_per_batch"), "reconstruction.edits_at_once"),
-    **dict.fromkeys(("num_frames", "max_num_frames", "video_length"), "video.frames"),
-    **dict.fromkeys(("frame_rate", "frame_sample_step"), "video.fps"),
-    **dict.fromkeys(("generator", "random_seed"), "seed"),
-    **dict.fromkeys(("dtype", "torch_dtype", "weight_dtype", "mixed_precision"), "precision"),
-    **dict.fromkeys(
-        ("model", "model_path", "model_id", "pretrained_model_name_or_path", "checkpoint_path"),
-        "checkpoint",
-    ),
-    **dict.fromkeys(("output_path", "output_dir", "output_folder"), "output"),
-    "ulysses_degree": "cluster.reconstruction.ulysses",
-    "ring_degree": "cluster.reconstruction.ring",
-    "use_cfg_parallel": "cluster.reconstruction.cfg",
-}
-"""What diffusers, the public script and xFuser call a setting, and its place here."""
-
-IN_THE_MANIFEST: Mapping[str, str] = {
-    **dict.fromkeys(("video_path", "videos", "video_paths", "input_video"), "video"),
-    **dict.fromkeys(("prompt", "prompts", "edits", "edit_prompt"), "edits"),
-    "source_prompt": "source_prompt",
-    **dict.fromkeys(("start_frame", "skip_frames_start"), "start_frame"),
-    "skip_frames_end": "num_frames",
-}
-"""What belongs to one video, and the column of the manifest that it is in."""
-
-NOT_THERE: Mapping[str, str] = {
-    "num_videos_per_prompt": "each edit gives one video; for more, repeat the prompt, with another "
-    "seed each",
-    "eta": "every step is deterministic; `inversion.method` chooses how to invert",
-    **dict.fromkeys(
-        ("prompt_embeds", "negative_prompt_embeds"), "prompts are given as text, and encoded once"
-    ),
-    "latents": "edits start from a trajectory; `reconstruction.start` says where",
-    **dict.fromkeys(
-        ("address", "ray_address"),
-        "the environment variable RAY_ADDRESS names the cluster to run on",
-    ),
-    "max_sequence_length": "the checkpoint says how many tokens a prompt has",
-    **dict.fromkeys(
-        ("inversion_deadline_s", "reconstruction_deadline_s"),
-        "`cluster.stall_deadline_s` takes its place: so many seconds without progress, however "
-        "long a video takes",
-    ),
-}
-"""What diffusers or an earlier version takes and Retake does not, and what to do instead."""
 
 
 def places(section: type, above: str = "") -> list[str]:

@@ -23,9 +23,6 @@ from pipeline.model.sizes import clip_size
 from pipeline.plan import highest_stored
 from pipeline.records import EditSpec
 from pipeline.settings import (
-    IN_THE_MANIFEST,
-    NAMES_ELSEWHERE,
-    NOT_THERE,
     EditingSettings,
     Inversion,
     Limits,
@@ -38,6 +35,7 @@ from pipeline.settings import (
 from pipeline.storage import local_copy
 from pipeline.trajectories.trajectory import Trajectory
 from pipeline.values import WrongValue, checked
+from pipeline.values.elsewhere import IN_THE_MANIFEST, NAMES_ELSEWHERE, NOT_THERE
 
 Settings = TypeVar("Settings", Inversion, Reconstruction)
 OutputType = Literal["uint8", "pil", "np", "latent"]
@@ -185,12 +183,14 @@ def read_video(
     num_frames: int | None = None,
     fps: float | None = None,
     limits: Limits | None = None,
+    stills: bool = False,
     on_read: Callable[[], None] = lambda: None,
 ) -> Clip:
     """The clip of a video file, as a checkpoint takes it. Arguments and errors: `Editor.read`.
 
     Args:
         limits: what the file may take; the default ones by default.
+        stills: whether it may be a still image, too; it gives one frame.
         on_read: called as the file is read, which may take long.
     """
     size, limits = clip_size(settings, info), limits or Limits()
@@ -207,6 +207,7 @@ def read_video(
             fps=settings.fps if fps is None else fps,
             fit=settings.fit,
             limits=limits,
+            stills=stills,
         )
     return replace(clip, content=content)
 
@@ -275,12 +276,18 @@ def check_seed(seed: Any) -> None:
 
 
 def check_trajectory(
-    trajectory: Trajectory, schedule: Schedule, settings: Reconstruction, info: CheckpointInfo
+    trajectory: Trajectory,
+    schedule: Schedule,
+    settings: Reconstruction,
+    info: CheckpointInfo,
+    *,
+    masked: bool = False,
 ) -> None:
     """Whether edits can be made from a trajectory.
 
     Args:
         schedule: the checkpoint's own, of as many steps.
+        masked: whether an edit has a mask.
 
     Raises:
         ValueError: it is another checkpoint's, or does not reach the level that the settings need.
@@ -294,7 +301,7 @@ def check_trajectory(
             f"the trajectory was inverted with another checkpoint than {info.path} "
             f"({info.fingerprint}); invert the clip with this one"
         )
-    needed = highest_stored(settings, schedule.steps)
+    needed = highest_stored(settings, schedule.steps, masked=masked)
     if needed > trajectory.highest:
         raise ValueError(
             f"start {settings.start} needs level {needed} of {schedule.steps}; the trajectory "
