@@ -12,25 +12,29 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import pyarrow as pa
 
 from cluster.connection import alive_nodes, configure, connected
-from cluster.driver.control import Control, Owner, State
+from cluster.driver.control import Control, State
 from cluster.driver.counts import with_events, with_refused, with_results
-from cluster.driver.execution import TICK_S, Execution, WaveEnded
-from cluster.driver.graph import ROWS_OF_A_GROUP, graph
-from cluster.driver.lost import LOSSES, Futile, LostBlocks, given_up, lost_blocks
-from cluster.driver.nodes import SILENT_S, Growth, end_silent, working
-from cluster.driver.placing import BACK_S, Placing
+from cluster.driver.execution import TICK_S, Execution, Lease, WaveEnded
+from cluster.driver.graph import graph
+from cluster.driver.leaving import Leaving
+from cluster.driver.lost import LOSSES, Futile, LostBlocks, all_lost, given_up, lost_blocks
+from cluster.driver.nodes import Growth, end_silent, working
+from cluster.driver.placing import Placing
+from cluster.driver.rounds import Round, Rounds
+from cluster.driver.scoring import Scoring
 from cluster.driver.wave import Feed, Wave, most_rows
 from cluster.events.driver import RunEvents, events_of
-from cluster.job import CannotRun, Job, WorkLost
+from cluster.job import Job, WorkLost
 from cluster.layout.placement import Placement, gpu_kinds
 from cluster.metrics.run import RunMetrics
 from cluster.output.attempts import Attempts, forgive
 from cluster.pending.rows import PendingRows
+from cluster.pending.unscored import Unscored
 from cluster.preflight.driver import preflight
 from cluster.progress import Counts, Groups
 from cluster.results.writer import ResultWriter
@@ -42,17 +46,6 @@ from pipeline.storage import Folder
 
 THREAD_S = 10.0
 """What is left of a wave ends so soon after."""
-NO_GROUP = (
-    f"the nodes of the job's groups have left, and none has come with room for one in {BACK_S:g} s"
-    ". The results so far are stored; add nodes, and run the same command again to go on"
-)
-
-
-class Lease(Protocol):
-    """This run's hold on its output folder."""
-
-    def check(self) -> None:
-        """Raises where another run has taken it over."""
 
 
 def run(
@@ -61,6 +54,8 @@ def run(
     on_progress: Callable[[Counts], None],
     stop: threading.Event | None = None,
     lease: Lease | None = None,
+    unscored: Unscored | None = None,
+    rounds: Rounds | None = None,
 ) -> Counts:
     """Run a job to its end and store its results.
 
@@ -68,6 +63,8 @@ def run(
         on_progress: called about five times a second, in this thread.
         stop: asks the run to end: no new work begins, and what runs has `stop_grace_s` to end.
         lease: of the output folder, where there is one.
+        unscored: edits of earlier runs that lack a score.
+        rounds: further ones of what is rejected.
 
     Returns:
         What was done.
@@ -78,7 +75,7 @@ def run(
         Unreadable: rows of the manifest cannot be read.
     """
     feed = Feed(pending)
-    threads: list[threading.Thread] = []
+    threads, beside = list[threading.Thread](), list[threading.Thread]()
 
     def doing(text: str) -> None:
         on_progress(Counts(doing=text, starting=True))
@@ -95,20 +92,21 @@ def run(
             configure(job)
             lost = stack.enter_context(lost_blocks())
             patience = job.cluster.storage_patience_s
-            check = lease.check if lease else (lambda: None)
-            output = Folder(job.editing.output)
-            writer = ResultWriter(output, job.run, patience, check, events.note)
-            notes, kinds = (*placement.notes, *warnings), gpu_kinds(before)
+            place = Folder(job.editing.output), job.run, patience
+            writer = ResultWriter(*place, lease.check if lease else (lambda: None), events.note)
             placing = Placing(job, pending.amount, before)
             metrics = RunMetrics(job.run, pending.edits)
             one = _Run(
                 job, pending.amount, feed, on_progress, writer, lost, threads, placing, metrics
             )
-            one.stop, one.lease, one.counts = stop, lease, Counts(notes=notes, gpus=kinds)
-            one.events = events
+            one.stop, one.lease = stop, lease
+            one.counts = Counts(notes=(*placement.notes, *warnings), gpus=gpu_kinds(before))
+            one.events, one.rounds = events, rounds or Rounds(job, pending)
+            one.scoring = Scoring(job, unscored, lost, events.note, beside.append)
+            placing.beside = one.scoring.reserved
             return one.to_its_end(placement)
     finally:
-        for thread in threads:
+        for thread in (*threads, *beside):
             thread.join(THREAD_S)
 
 
@@ -134,23 +132,30 @@ class _Run:
     placing: Placing
     metrics: RunMetrics
     events: RunEvents = field(default_factory=RunEvents)
+    scoring: Scoring = field(init=False)
+    rounds: Rounds = field(init=False)
     stop: threading.Event | None = None
     lease: Lease | None = None
     counts: Counts = field(default_factory=Counts)
     losses: Counter[str | None] = field(default_factory=Counter)
     leaving: bool = False
-    held: str = ""
+    leave: Leaving | None = None
     cut: bool = False
     ended: set[tuple[str, int]] = field(default_factory=set)
     grace_ends: float | None = None
     trouble: str | None = None
 
     @property
+    def held(self) -> str:
+        """Why groups are broken that hold the rest of a wave; empty where none do."""
+        return self.leave.held if self.leave else ""
+
+    @property
     def stopping(self) -> bool:
         return self.stop is not None and self.stop.is_set()
 
     def to_its_end(self, placement: Placement) -> Counts:
-        self.control = Control()
+        self.control, self.placement = Control(), placement
         self.events.planned(placement)
         # Where all GPUs are gone for a while, `auto` would go on with CPUs.
         device = cast(Any, placement.device)
@@ -160,20 +165,13 @@ class _Run:
         futile = Futile(Attempts(Folder(self.job.editing.output), self.job.run))
         self.groups = working(placement)
         try:
-            while wave := self._next_wave():
-                found, first = first or self._placed_again(), None
-                if found is None:
-                    break
-                placement, before = found, len(wave.waiting)
-                self.groups = working(placement)
-                self._through(wave, placement)
-                self.events.wave_ended(len(wave.waiting))
-                if self.stopping:
-                    break
-                left = self._keep(wave)
-                fruitful = left < before or (self.leaving and not self.held)
-                if futile.one_too_many(fruitful):
-                    raise WorkLost(self._futile(futile.waves))
+            self._waves(futile, first)
+            while further := self._next_round():
+                self.placing.job = self.job = replace(self.job, round=further.number)
+                self.placing.amount = self.amount = further.pending.amount
+                self._note(further.note)
+                self.feed = Feed(further.pending)
+                self._waves(futile)
         except BaseException:
             self.control.say("leave")  # who was connected to Ray before keeps the wave's actors
             raise
@@ -190,6 +188,40 @@ class _Run:
         self.metrics.tick(self.counts, 0, None, last=True)
         self._show("closing Ray")
         return self.counts
+
+    def _waves(self, futile: Futile, first: Placement | None = None) -> None:
+        """All waves of what the feed holds; the first one may have its place already."""
+        while wave := self._next_wave():
+            found, first = first or self._placed_again(), None
+            if found is None:
+                break
+            self.placement = found
+            before = len(wave.waiting)
+            self.groups = working(found)
+            self._through(wave, found)
+            self.events.wave_ended(len(wave.waiting))
+            if self.stopping:
+                break
+            left = self._keep(wave)
+            fruitful = left < before or (self.leaving and not self.held)
+            if futile.one_too_many(fruitful):
+                raise WorkLost(all_lost(futile.waves, self.held, self.lost.why))
+
+    def _next_round(self) -> Round | None:
+        """The next round, once all have their scores; a stopped run leaves both to the next run."""
+        while not (self.scoring.done or self.stopping):
+            self._tick("scoring", last=True)
+            time.sleep(TICK_S)
+        self._take_scores(last=True)
+        return None if self.stopping else self.rounds.next()
+
+    def _take_scores(self, *, last: bool = False) -> None:
+        # While storage takes nothing, what is scored would be lost, or not even be read.
+        hold = self.stopping or self.writer.full or self.writer.note is not None
+        for scored in self.scoring.tick(self.placement, last=last, hold=hold):
+            self.rounds.saw(scored)
+            self.writer.add(scored)
+        self.counts = replace(self.counts, scores=self.scoring.counts)
 
     def _next_wave(self) -> Wave | None:
         """The rows of the next wave; None where nothing is left, or the run is to end."""
@@ -213,10 +245,17 @@ class _Run:
         """`doing` is what this driver is at, where groups do not work."""
         self.on_progress(replace(self.counts, doing=doing) if doing else self.counts)
 
-    def _tick(self, doing: str = "") -> None:
+    def _tick(self, doing: str = "", *, last: bool = False) -> None:
+        """Look after all but the wave.
+
+        Args:
+            doing: as of `_show`.
+            last: no more edits come.
+        """
         if self.lease is not None:
             self.lease.check()
         self.writer.check()
+        self._take_scores(last=last)
         self.events.stopping(self.stopping)
         trouble = self.writer.note
         if trouble and not self.trouble:
@@ -241,7 +280,7 @@ class _Run:
     def _through(self, wave: Wave, placement: Placement) -> None:
         """Have the rows of a wave worked on, until it ends."""
         amount = wave.amount if self.feed.empty else self.amount
-        self.leaving, self.cut, self.held = False, False, ""
+        self.leaving, self.cut, self.leave = False, False, None
         self.control.begin()
         self.events.wave_began(wave.amount, placement)
         self.metrics.begin(wave.waiting)
@@ -249,10 +288,9 @@ class _Run:
             ready = self._first_prompts(wave, placement)
         except _NoTime:
             return
-        self.growth = Growth(self.job, placement, alive_nodes(), left_out=self.placing.left_out)
-        self.waiting = Waiting()
-        self.lost_before, self.all_waiting = self.lost.count, len(wave.waiting)
-        self.heard = time.monotonic()
+        growth = Growth(self.job, placement, alive_nodes(), left_out=self.placing.left_out)
+        self.leave = Leaving(wave, placement, growth, self.placing, self.amount)
+        self.waiting, self.lost_before = Waiting(), self.lost.count
         self.counts = with_events(self.counts, placement, self.control.so_far().events)
         self.on_progress(self.counts)
         made = Execution(graph(self.job, wave.work, placement, self.control.report, ready, amount))
@@ -303,9 +341,11 @@ class _Run:
             self._store(new)
 
     def _store(self, results: pa.Table) -> None:
+        results = self.scoring.before_storing(self.rounds.joined(results))
         self.writer.add(results)
         self.counts = with_results(self.counts, results)
         self.metrics.results(results)
+        self.scoring.made(results)  # only now: its rows come back newer than these
 
     def _go_on(self, wave: Wave, placement: Placement) -> bool:
         """Look after a wave; False where it is not waited for any longer."""
@@ -314,7 +354,8 @@ class _Run:
         counts = with_events(self.counts, placement, state.events, state.doing())
         self.counts = replace(counts, notes=counts.notes + self.waiting.note(now))
         self._tick()
-        self.leaving = self.leaving or self._is_to_leave(wave, state, placement, now)
+        assert self.leave
+        self.leaving = self.leaving or self.leave.is_time(state, now) or self.stopping
         # While storage takes nothing, what groups make would be lost with their tries.
         wait = self.writer.full or self.writer.note
         self.control.say("leave" if self.leaving else "wait" if wait else "go")
@@ -322,38 +363,6 @@ class _Run:
             return True
         self.grace_ends = self.grace_ends or now + self.job.cluster.stop_grace_s
         return now < self.grace_ends
-
-    def _is_to_leave(self, wave: Wave, state: State, placement: Placement, now: float) -> bool:
-        """Whether no more rows are to start in this wave.
-
-        Raises:
-            CannotRun: no group can start, or none has a place any more.
-        """
-        groups = {pool.stage: pool.groups for pool in placement.pools}
-        owners = [one for one in state.owners.values() if one.stage in groups]
-        on_videos = {pool.stage for pool in placement.pools[1:]}
-        if any(one.stage in on_videos and state.now - one.seen < SILENT_S for one in owners):
-            self.heard = now
-        if now - self.heard >= BACK_S:
-            raise CannotRun(NO_GROUP)
-        broken = [one for one in owners if one.broken]
-        for stage in {owner.stage for owner in broken}:
-            of_stage = [owner for owner in broken if owner.stage == stage]
-            if len(of_stage) >= groups[stage]:
-                raise CannotRun(f"a rank group could not start: {of_stage[0].broken}")
-        if self._is_held(wave, state, placement, broken):
-            self.placing.left_out.add({owner.node for owner in broken})
-            self.held = broken[0].broken
-        # Before the first result all that a wave costs would be lost, for each node that comes.
-        grown = len(wave.waiting) < self.all_waiting and self.growth.more(now, self.amount) > 0
-        return self.stopping or bool(self.held) or grown
-
-    def _is_held(self, wave: Wave, state: State, placement: Placement, broken: list[Owner]) -> bool:
-        """Whether what is left is with broken groups, and the others, all loaded, have no more."""
-        if not broken or wave.videos > ROWS_OF_A_GROUP * working(placement):
-            return False
-        ready = sum(state.events.get(f"{pool.stage} ready", 0) for pool in placement.pools[1:])
-        return ready + len(broken) >= working(placement)
 
     def _keep(self, wave: Wave) -> int:
         """Have what a wave left in the next one, but for rows that were lost too often.
@@ -385,13 +394,3 @@ class _Run:
 
     def _note(self, *texts: str) -> None:
         self.counts = replace(self.counts, notes=(*self.counts.notes, *texts))
-
-    def _futile(self, waves: int) -> str:
-        if self.held:
-            return f"a rank group could not start: {self.held}"
-        return (
-            f"Ray lost all of the job's work {waves} times in a row: "
-            f"{self.lost.why or 'no reason is known'}. The results so far are stored; "
-            "look for what ended it (memory, a node that left, packages that a node lacks), and "
-            "run the same command again to go on"
-        )

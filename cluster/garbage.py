@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import get_args, get_type_hints
@@ -9,8 +10,10 @@ from typing import get_args, get_type_hints
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.candidates.unneeded import remove_unneeded
 from cluster.job import Job
-from cluster.output.attempts import remove_scratch
+from cluster.output.attempts import remove, remove_scratch
+from cluster.output.lost import few_rows
 from cluster.results.compaction import compact
 from cluster.results.damaged import Damaged, setter_aside, warn
 from cluster.results.parts import read_parts
@@ -19,6 +22,10 @@ from pipeline.storage import Folder
 from pipeline.trajectories.index import INDEX, TrajectoryDamaged, read_index
 
 FOLDER = "trajectories"
+WRITTEN = ("results", "sources", "edits", "masks", "candidates", "prompts")
+"""Folders in which a process that is killed leaves a half written file."""
+UNFINISHED = re.compile(r"/\.[^/]+\.[0-9a-f]{8}$")
+"""Its name, as `Folder.write` has it until it is whole; other hidden files are not ours."""
 KEEP: tuple[str, ...] = get_args(get_type_hints(TrajectorySettings)["keep"])
 
 
@@ -70,7 +77,13 @@ def tidy(
 
     before()
     remove_scratch(output)
+    if output.is_local and few_rows(output):  # object storage has no file before it is whole
+        for folder in WRITTEN:
+            left = output.list(folder, scratch=True)
+            remove(output, [name for name in left if UNFINISHED.search(name)])
     compact(output, job.run, on_damaged)
+    if not damaged:
+        remove_unneeded(output, before)
     if whole and not damaged and job.editing.trajectory.keep != "always":
         before()
         collect_garbage(output, job.editing.trajectory.keep, before)

@@ -12,7 +12,7 @@ from cluster.manifest import ManifestFiles
 from cluster.settings import ClusterSettings
 from pipeline.model.checkpoint import CheckpointPin
 from pipeline.records import EditSpec, VideoSpec
-from pipeline.settings import EditingSettings
+from pipeline.settings import EditingSettings, Reconstruction, ScoreSettings
 
 ALGORITHM = 1
 """Raised when a change makes edits differ for the same settings: made ones are stale then."""
@@ -22,6 +22,8 @@ NOT_IN_FINGERPRINT = {
     "output": "a moved folder is not stale",
     "trajectory.keep": "changes nothing of an edit",
     "reconstruction.edits_at_once": "changes nothing beyond rounding",
+    "reconstruction.keep_candidates": "keeps files, and changes nothing",
+    "reconstruction.until_accepted": "an edit that is made stays until a round makes a better one",
     "inversion.vae_psnr": "measures, and changes nothing",
     "inversion.round_trip": "measures, and changes nothing",
     "limits": "refuses a video, and changes nothing of an edit",
@@ -29,6 +31,18 @@ NOT_IN_FINGERPRINT = {
 
 NAMES_IN_FINGERPRINT = {("reconstruction.reference", "empty"): "null"}
 """Values that have another name today than in fingerprints: edits made before stay made."""
+
+_RECONSTRUCTION = Reconstruction()
+NEW_IN_FINGERPRINT = {
+    f"reconstruction.{name}": getattr(_RECONSTRUCTION, name)
+    for name in ("mask", "mask_grow", "mask_feather", "composite", "noise", "candidates")
+}
+"""Settings that came after version 1, by their defaults: with these, edits made before stay made.
+"""
+
+
+OF_MASKS = ("mask_grow", "mask_feather", "composite")
+"""Settings that change edits with a mask only."""
 
 
 class CannotRun(Exception):
@@ -52,6 +66,9 @@ class Job:
         checkpoint: by which the ranks open it, at the version that the driver has checked.
         injected: what a forward with reference attention costs with it, in plain ones; the layout
             follows from it, and no edit.
+        score: what is measured of each edit.
+        accept: the rules that an edit must satisfy.
+        round: how often the candidates of the edits were made before, since none was accepted.
     """
 
     manifest: str
@@ -63,13 +80,25 @@ class Job:
     run: str
     checkpoint: CheckpointPin | None = None
     injected: float = 1.49
+    score: ScoreSettings = ScoreSettings()
+    accept: tuple[str, ...] = ()
+    round: int = 0
 
     def fingerprint(self) -> str:
         """Of everything in the job that changes an edit."""
-        settings = asdict(self.editing)
+        settings, how = asdict(self.editing), self.editing.reconstruction
         settings["speed"] = self.editing.speed.changes_edits()
         if not settings["speed"]:
             del settings["speed"]  # as in versions without it: edits made before stay made
+        for name, default in NEW_IN_FINGERPRINT.items():
+            place, last = _place(settings, name)
+            if place[last] == default:
+                del place[last]
+        if how.mask == "none" and not any(one.mask == "auto" for one in how.candidates):
+            for name in OF_MASKS:  # an edit with a mask of its own has them with it
+                settings["reconstruction"].pop(name, None)
+        if how.candidates:  # one that is declared later changes no candidate that lacks it
+            settings["reconstruction"]["candidates"] = [one.changes() for one in how.candidates]
         for name in NOT_IN_FINGERPRINT:
             place, last = _place(settings, name)
             del place[last]
@@ -91,9 +120,26 @@ class Job:
                 frames=[video.start_frame, video.num_frames, video.fps],
                 seed=video.seed,
                 source_prompt=video.source_prompt if described else None,
-                edit=vars(edit),
+                edit=changing(edit, self.editing.reconstruction),
             )
         )
+
+
+def changing(edit: EditSpec, how: Reconstruction) -> dict[str, Any]:
+    """What of an edit changes it; without a mask of its own, as before there were masks."""
+    values = {name: value for name, value in vars(edit).items() if name != "instruction"}
+    if edit.mask in (None, how.mask):  # the job's own is a part of the job's fingerprint
+        del values["mask"]
+    else:
+        values["mask"] = edit.mask + used_mask(how)
+    return values
+
+
+def used_mask(how: Reconstruction) -> str:
+    """What follows the name of an edit's own mask: how it is used, where not as by default."""
+    changes = {name: getattr(how, name) for name in OF_MASKS}
+    changes = {n: value for n, value in changes.items() if value != getattr(_RECONSTRUCTION, n)}
+    return f" {_text(changes)}" if changes else ""
 
 
 def fingerprint_of(

@@ -49,6 +49,30 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """How far the scoring of a run has come; a row that got its scores again is one more.
+
+    Args:
+        edits: to score: stored ones that lack a score. More come as edits are made.
+        scored: of these.
+        with_errors: scored ones of which some measure failed, as their rows say.
+        accepted, rejected: by the job's rules, in this run.
+        missing: that this run has given up; the next one tries again.
+        seconds: that scoring them took, of all actors together.
+        trouble: why some are missing.
+    """
+
+    edits: int = 0
+    scored: int = 0
+    with_errors: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    missing: int = 0
+    seconds: float = 0.0
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
 class Counts:
     """How far a run has come; what was done before it is not counted.
 
@@ -65,6 +89,7 @@ class Counts:
         doing: what the driver is at, where that is not what the groups do.
         starting: nothing can be given back or drained yet.
         gpus: of the cluster as the run began, by kind as Ray calls it.
+        scores: of the scoring; None for a job that neither scores nor has rules.
     """
 
     notes: tuple[str, ...] = ()
@@ -80,3 +105,4 @@ class Counts:
     doing: str = ""
     starting: bool = False
     gpus: Mapping[str, int] = field(default_factory=dict)
+    scores: Scored | None = None

@@ -30,6 +30,11 @@ MAX_ID_BYTES = 200  # a file name may have 255, and the stored name adds a suffi
 MAX_DEFAULT_ID_BYTES = 120
 MAX_INT64 = 2**63 - 1
 
+WISHES = ("prompt", "negative_prompt", "guidance_scale", "seed", "mask")
+"""What of an edit its default id is made of, in order."""
+NO_FILES = ("auto", "none")
+"""What stands in the place of a mask's location."""
+
 _REFUSED_IN_IDS = frozenset('/\\<>:"|?*')
 _DEVICE_NAMES = frozenset(
     ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"]
@@ -57,7 +62,7 @@ class CheckedRow:
 
     Args:
         video: with its ids filled in and the edits that can be made. Their `negative_prompt` is ""
-            where the manifest has none.
+            where the manifest has none; their `mask` is the row's where they have none.
         failures: the edits that were refused.
     """
 
@@ -70,15 +75,15 @@ def check_row(row: Mapping[str, Any], *, base: str | None = None) -> CheckedRow:
 
     Args:
         row: the row's columns by name; unknown ones are left alone.
-        base: folder or URI that a relative `video` is resolved against (the manifest's folder);
-            with None it stays as it is.
+        base: folder or URI that a relative `video` or `mask` is resolved against (the manifest's
+            folder); with None it stays as it is.
 
     Raises:
         RowError: nothing can be made from the row: BAD_URI, BAD_VIDEO_ID, BAD_VALUE or NO_EDITS.
     """
     uri = _video_uri(row.get("video"))
     video_id = _video_id(row.get("video_id"), uri)
-    edits, failures = _check_edits(row.get("edits"))
+    edits, failures = _check_edits(row.get("edits"), row.get("mask"), base)
     video = VideoSpec(
         video=resolve_uri(uri, base),
         video_id=video_id,
@@ -106,10 +111,17 @@ def default_video_id(video_uri: str) -> str:
 
 
 def default_edit_id(
-    prompt: object, negative_prompt: object, guidance_scale: object, seed: object
+    prompt: object,
+    negative_prompt: object,
+    guidance_scale: object,
+    seed: object,
+    mask: object = None,
 ) -> str:
-    """`edit-<8 hex>` from what the edit asks for, so that other edits beside it do not matter."""
-    if guidance_scale is None and seed is None and isinstance(prompt, str):
+    """`edit-<8 hex>` from what the edit asks for, so that other edits beside it do not matter.
+
+    An edit without a mask of its own has the id that it had before there were masks.
+    """
+    if guidance_scale is None and seed is None and mask is None and isinstance(prompt, str):
         negative = negative_prompt or ""
         if isinstance(negative, str):  # as below, in a fifth of the time: most of millions are such
             return f"edit-{_digest(f'[{quoted(prompt)}, {quoted(negative)}, null, null]')}"
@@ -118,13 +130,14 @@ def default_edit_id(
     if isinstance(seed, Real) and seed == seed // 1:
         seed = math.floor(seed)
     asked = [prompt, negative_prompt or "", guidance_scale, seed]
+    if mask is not None:
+        asked.append(normalised(mask) if isinstance(mask, str) else mask)
     return f"edit-{_digest(json.dumps(asked, default=repr))}"
 
 
 def default_id_of(edit: Mapping[str, Any]) -> str:
     """The `default_edit_id` of an edit as the manifest gives it."""
-    wishes = ("prompt", "negative_prompt", "guidance_scale", "seed")
-    return default_edit_id(*(edit.get(name) for name in wishes))
+    return default_edit_id(*(edit.get(name) for name in WISHES))
 
 
 def display_id(value: object) -> str:
@@ -165,14 +178,39 @@ def _video_uri(value: object) -> str:
         raise RowError(
             ErrorCode.BAD_URI, f"video is {_show(value)}; expected the path or URI of a video file"
         )
-    if any(unicodedata.category(ch) in ("Cc", "Cs") for ch in value):
-        raise RowError(
-            ErrorCode.BAD_URI,
-            f"video {_show(value)} has control characters in it; expected a path or URI",
-        )
-    if why := problem(value):
+    if why := _unusable(value):
         raise RowError(ErrorCode.BAD_URI, f"video {_show(value)} {why}")
     return value
+
+
+def _unusable(location: str) -> str | None:
+    """Why a text cannot be a location, and the way out."""
+    if any(unicodedata.category(ch) in ("Cc", "Cs") for ch in location):
+        return "has control characters in it; expected a path or URI"
+    return problem(location)
+
+
+def mask_of(edit: object, of_row: object, base: str | None) -> str | None:
+    """The mask of an edit: a location that is resolved, `auto`, `none`, or None without any.
+
+    Args:
+        edit, of_row: what the manifest gives for the edit, and for its row.
+
+    Raises:
+        RowError: BAD_MASK, it can be neither.
+    """
+    name, value = ("mask", edit) if edit is not None else ("the row's mask", of_row)
+    if value is None or value in NO_FILES:
+        return value  # type: ignore[return-value]
+    if not isinstance(value, str) or not value.strip():
+        raise RowError(
+            ErrorCode.BAD_MASK,
+            f"{name} is {_show(value)}; expected the path or URI of a video or image, white where "
+            "the edit may change it, or auto, or none, or null",
+        )
+    if why := _unusable(value):
+        raise RowError(ErrorCode.BAD_MASK, f"{name} {_show(value)} {why}")
+    return resolve_uri(value, base)
 
 
 def _video_id(value: object, uri: str) -> str:
@@ -183,7 +221,10 @@ def _video_id(value: object, uri: str) -> str:
     return str(value)
 
 
-def _check_edits(edits: object) -> tuple[tuple[EditSpec, ...], tuple[EditFailure, ...]]:
+def _check_edits(
+    edits: object, mask: object, base: str | None
+) -> tuple[tuple[EditSpec, ...], tuple[EditFailure, ...]]:
+    """The edits that can be made, and those that are refused; `mask` is the row's."""
     if edits is None:
         edits = ()
     if isinstance(edits, str | bytes | Mapping) or not isinstance(edits, Iterable):
@@ -195,7 +236,7 @@ def _check_edits(edits: object) -> tuple[tuple[EditSpec, ...], tuple[EditFailure
         edit_id = None
         try:
             edit_id = _edit_id(edit, place)
-            checked = _check_edit(edit, edit_id)
+            checked = _check_edit(edit, edit_id, mask, base)
             if edit_id in places:
                 raise RowError(
                     ErrorCode.DUPLICATE_EDIT_ID,
@@ -229,7 +270,7 @@ def _edit_id(edit: object, place: int) -> str:
     return str(value)
 
 
-def _check_edit(edit: Mapping[str, Any], edit_id: str) -> EditSpec:
+def _check_edit(edit: Mapping[str, Any], edit_id: str, mask: object, base: str | None) -> EditSpec:
     prompt = text_of(edit, "prompt")
     if not prompt.strip():
         raise RowError(
@@ -241,6 +282,8 @@ def _check_edit(edit: Mapping[str, Any], edit_id: str) -> EditSpec:
         negative_prompt=text_of(edit, "negative_prompt"),
         guidance_scale=real_number(edit, "guidance_scale", zero=True),
         seed=whole_number(edit, "seed", least=0),
+        mask=mask_of(edit.get("mask"), mask, base),
+        instruction=text_of(edit, "instruction") or None,
     )
 
 

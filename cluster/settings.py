@@ -71,6 +71,22 @@ class PromptSettings:
 
 
 @dataclass(frozen=True)
+class ScoringSettings:
+    """Where edits are scored, beside the groups, which never wait for it.
+
+    Args:
+        actors: that score side by side; `auto` takes one for every 8 GPUs at work on videos.
+        gpus: of each; a fraction shares one GPU. GPUs for it are left out of the groups' ones.
+    """
+
+    actors: Groups = "auto"
+    gpus: Annotated[float, Ge(0), Le(1)] = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
 class ClusterSettings:
     """How a job uses its machines.
 
@@ -83,6 +99,7 @@ class ClusterSettings:
         inversion, reconstruction: the rank groups of the two stages. In the shared layout all are
             as `reconstruction` says, and `inversion` is as it is by default, or the same.
         prompts: the text encoders.
+        scoring: what measures the edits.
         device: `auto` takes GPUs where Ray sees any, else CPUs.
         retries: how often a video may be tried again after it killed or hung its group; then it is
             quarantined.
@@ -98,6 +115,7 @@ class ClusterSettings:
     inversion: GroupSettings = GroupSettings()
     reconstruction: GroupSettings = GroupSettings()
     prompts: PromptSettings = PromptSettings()
+    scoring: ScoringSettings = ScoringSettings()
     device: Literal["auto", "cpu", "gpu"] = "auto"
     retries: Annotated[int, Ge(0), Le(20)] = 2
     start_deadline_s: Seconds = 1800.0

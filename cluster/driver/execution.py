@@ -7,12 +7,19 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 TICK_S = 0.2
 ENDED = "ended"
+
+
+class Lease(Protocol):
+    """This run's hold on its output folder."""
+
+    def check(self) -> None:
+        """Raises where another run has taken it over."""
 
 
 class WaveEnded(Exception):
@@ -27,17 +34,27 @@ class Execution:
     """A dataset as it is executed. Its thread ends with it, or with the connection to Ray.
 
     Args:
-        dataset: a `ray.data.Dataset`.
+        dataset: a `ray.data.Dataset`, or a function that makes one in the thread, or None.
     """
 
     def __init__(self, dataset: Any) -> None:
         self._finished: queue.SimpleQueue[pa.Table | BaseException | None] = queue.SimpleQueue()
+        self._left = threading.Event()
         self.thread = threading.Thread(target=self._consume, args=(dataset,), daemon=True)
         self.thread.start()
 
+    def leave(self) -> None:
+        """Have it end with the next block: nobody takes more."""
+        self._left.set()
+
     def _consume(self, dataset: Any) -> None:
         try:
-            for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            made = dataset() if callable(dataset) else dataset
+            # With one prefetched Ray Data gives a block only once it has the next one.
+            how = {"batch_size": None, "batch_format": "pyarrow", "prefetch_batches": 0}
+            for table in () if made is None else made.iter_batches(**how):
+                if self._left.is_set():
+                    break
                 self._finished.put(table)
             self._finished.put(None)
         except BaseException as error:
@@ -72,6 +89,16 @@ class Execution:
                 table = self._finished.get(timeout=left)
             except queue.Empty:
                 break
+            if not isinstance(table, pa.Table):
+                return tables, table or ENDED
+            tables.append(table)
+        return tables, ""
+
+    def so_far(self) -> tuple[list[pa.Table], BaseException | str]:
+        """The blocks that are there now, and how the execution ended, if it did."""
+        tables: list[pa.Table] = []
+        while not self._finished.empty():
+            table = self._finished.get()
             if not isinstance(table, pa.Table):
                 return tables, table or ENDED
             tables.append(table)

@@ -20,6 +20,8 @@ from cluster import quiet  # noqa: F401 - before Ray, which reads it when it is 
 import ray.data  # isort: skip
 from ray.util.annotations import RayDeprecationWarning  # isort: skip
 
+from cluster.accept import rules_of
+from cluster.candidates.choice import Ranking
 from cluster.job import Job
 from cluster.layout.choice import Pool
 from cluster.layout.placement import Placement
@@ -29,6 +31,8 @@ from cluster.stages.edit import EditVideos, ReconstructEdits
 from cluster.stages.group import GroupStage, Report
 from cluster.stages.invert import FanOut, InvertVideos
 from cluster.stages.prompts import EncodePrompts
+from cluster.stages.score import ScoreEdits
+from pipeline.quality.judge.judge import MOST_ASKED
 
 SLOT = {"num_cpus": 0.1}
 """What a stage without ranks takes: next to nothing."""
@@ -37,6 +41,8 @@ GROUP_STAGES: Mapping[str, type[GroupStage]] = {
 }
 ROWS_PER_PROMPT_BLOCK = 32
 """A block of many rows would hold the first video up until all of its prompts are encoded."""
+ROWS_PER_SCORING_BLOCK = 4
+"""What is lost with an actor that dies; scores are stored as blocks come."""
 ROWS_OF_A_GROUP = 2
 """A group's owner takes so many at a time: while the accelerator works for one, the other is read,
 or its edits are encoded, measured and written. See `rows_at_once`."""
@@ -68,6 +74,46 @@ def graph(
         if pool is not placement.pools[-1]:
             rows = rows.repartition(target_num_rows_per_block=1)
     return rows
+
+
+def scoring_graph(job: Job, rows: pa.Table, placement: Placement) -> ray.data.Dataset:
+    """The lazy dataset of stored edits with their scores: an execution of its own.
+
+    Args:
+        rows: of the results.
+    """
+    # Blocks are given as they are: to split some would take a CPU that groups may hold.
+    size = rows_per_scoring_block(job)
+    blocks = [rows.slice(first, size) for first in range(0, rows.num_rows, size)]
+    scorers = placement.scorers
+    return _stage(
+        ray.data.from_arrow(blocks),
+        ScoreEdits,
+        (
+            job.editing.output,
+            job.score,
+            rules_of(job),
+            scorers.device,
+            placement.threads if placement.device == "gpu" else 1,
+            None,
+            Ranking.of(job),
+        ),
+        groups=max(1, min(scorers.actors, len(blocks))),
+        batch_size=None,
+        options=placement.scorer_options(),
+    )
+
+
+def rows_per_scoring_block(job: Job) -> int:
+    """One where a row takes long: each of its candidates is measured, or a judge is asked."""
+    slow = job.score.judge or job.editing.reconstruction.candidates
+    return 1 if slow else ROWS_PER_SCORING_BLOCK
+
+
+def longest_block_s(job: Job) -> float:
+    """Seconds that a judge may take for a block by its deadline; 0 without one."""
+    pairs = rows_per_scoring_block(job) * job.editing.reconstruction.tries
+    return pairs * MOST_ASKED * job.score.judge_deadline_s if job.score.judge else 0.0
 
 
 def rows_at_once(job: Job, pool: Pool, amount: Amount | None) -> int:

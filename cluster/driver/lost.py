@@ -16,6 +16,7 @@ from cluster.connection import reason
 from cluster.output.attempts import Attempts
 from cluster.results.schema import SCHEMA
 from cluster.stages.blocks import rebuilt, result_of, work_of
+from cluster.stages.score import ScoreEdits
 from pipeline.errors import ErrorCode
 from pipeline.records import EditResult
 
@@ -35,18 +36,23 @@ class LostBlocks(logging.Handler):
     reserve as long as this process can reach them.
 
     Attributes:
-        count: of this run.
+        count: of this run's editing.
         why: the last reason; empty where there was none.
+        of_scoring: the same of its scoring, which runs beside it.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.count = 0
-        self.why = ""
+        self.why = self.of_scoring = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, Exception):
+        if not isinstance(error, Exception):
+            return
+        if ScoreEdits.__name__ in record.getMessage():  # the operator that lost it
+            self.of_scoring = reason(error)
+        else:
             self.add(error)
 
     def add(self, error: Exception) -> None:
@@ -118,3 +124,20 @@ def given_up(rows: pa.Table, run: str, lost: LostBlocks, times: int) -> pa.Table
         results += [result_of(video, edit, known, run) for edit in video.edits]
         origins += [origin] * len(video.edits)
     return rebuilt(rows, results, origins, SCHEMA)
+
+
+def all_lost(waves: int, held: str, why: str) -> str:
+    """Why a run ends whose waves bring nothing.
+
+    Args:
+        waves: so many in a row.
+        held: why groups are broken that hold the rest; empty where none do.
+        why: the last reason of Ray's.
+    """
+    if held:
+        return f"a rank group could not start: {held}"
+    return (
+        f"Ray lost all of the job's work {waves} times in a row: {why or 'no reason is known'}. "
+        "The results so far are stored; look for what ended it (memory, a node that left, packages "
+        "that a node lacks), and run the same command again to go on"
+    )

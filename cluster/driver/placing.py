@@ -12,6 +12,7 @@ from cluster.driver.control import Owner
 from cluster.driver.nodes import LeftOut, end
 from cluster.job import CannotRun, Job
 from cluster.layout.placement import Node, Placement, given_address
+from cluster.layout.scorers import Scorers
 from cluster.layout.work import Amount
 
 BACK_S = 600.0
@@ -31,12 +32,14 @@ class Placing:
     Args:
         amount: what is pending.
         before: the nodes as they were free when the run began.
+        beside: what scores edits now: what it reserves goes on while waves of groups follow.
     """
 
     job: Job
     amount: Amount
     before: Sequence[Node]
     left_out: LeftOut = field(default_factory=LeftOut)
+    beside: Callable[[], Scorers] = Scorers
 
     def again(self, owners: Collection[Owner], on_wait: Callable[[str], bool]) -> Placement | None:
         """Room among the nodes of now, once the wave before is gone.
@@ -82,10 +85,11 @@ class Placing:
         return placement if same else None
 
     def _reserved(self, nodes: Sequence[Node]) -> bool:
-        """Whether something is taken that was free when the run began."""
-        now = {node.id: node.free for node in nodes}
+        """Whether something is taken that was free when the run began, but by scoring."""
+        now, scorers = {node.id: node.free for node in nodes}, self.beside()
         return any(
-            now[node.id].get(name, 0.0) < node.free.get(name, 0.0)
+            now[node.id].get(name, 0.0) + scorers.holds(name, node.id) + 1e-6
+            < node.free.get(name, 0.0)
             for node in self.before
             if node.id in now
             for name in ("CPU", "GPU")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster.estimate.record import MemoryParts, Rate
-from cluster.layout.work import references
+from cluster.layout.work import unit_steps
 from cluster.settings import GroupSettings
 from pipeline.model.checkpoint import TRAINED_IN, CheckpointInfo
 from pipeline.model.footprint import (
@@ -25,7 +25,6 @@ from pipeline.model.parallel.degrees import Degrees, check_degrees, legal_degree
 from pipeline.model.prompts import text_precision
 from pipeline.model.sizes import ClipSize
 from pipeline.model.tiles import tiles_of
-from pipeline.plan import denoising_steps
 from pipeline.settings import EditingSettings, Precision
 from pipeline.trajectories.index import ITEM_BYTES
 
@@ -141,13 +140,10 @@ def _batches(settings: EditingSettings, edits: int, cfg: int) -> Iterator[tuple[
     if not edits:
         return
     how = settings.reconstruction
-    together = min(how.edits_at_once, edits)
-    scales = [how.guidance_scale] * together
-    steps = denoising_steps(how, settings.inversion.steps, scales)
-    kinds = {(sum(scale > 1 for scale in step.scales), step.inject) for step in steps}
-    for guided, inject in kinds:
-        branches = together + guided
-        shared = references(how, together, guided) if inject else 0
+    together = min(how.edits_a_unit, edits)
+    steps = unit_steps(how, settings.inversion.steps, together)
+    attending = {(step.attending, step.references) for step in steps if step.attending}
+    for branches, shared in attending | {(step.plain, 0) for step in steps if step.plain}:
         if cfg == 2 and branches > 1:
             branches = (branches + 1) // 2
             shared = min(shared, branches)  # the references of one half

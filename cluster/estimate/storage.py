@@ -38,7 +38,8 @@ def storage_parts(
         prompts: different texts.
         gpu: whether the models run on GPUs, where embeddings take half.
     """
-    kept = settings.trajectory.keep != "never"
+    kept, how = settings.trajectory.keep != "never", settings.reconstruction
+    files = 1 + how.tries if how.candidates and how.keep_candidates else 1
     width = int(info.transformer["text_embed_dim"])
     item = text_item_bytes(settings.precision, gpu=gpu)
     embedding = info.text_tokens * width * item + EMBEDDING_BYTES
@@ -48,7 +49,7 @@ def storage_parts(
         trajectories=int(stored) * kept,
         prompts=prompts * embedding,
         sources=int(clip),
-        edits=int(work.summed(lambda one: one.edits * _clip_bytes(one))),
+        edits=int(work.summed(lambda one: files * one.edits * _clip_bytes(one))),
     )
 
 

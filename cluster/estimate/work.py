@@ -65,6 +65,7 @@ class VideoWork:
         inversion: plain forwards of its inversion; 0 where its trajectory is there.
         encodes, decodes: passes of the VAE beside those of the edits.
         units: its edits, K at a time.
+        tries: how often each edit is made and decoded.
     """
 
     videos: int
@@ -74,6 +75,7 @@ class VideoWork:
     encodes: int
     decodes: int
     units: tuple[Unit, ...]
+    tries: int = 1
 
     @property
     def edits(self) -> int:
@@ -93,7 +95,7 @@ class VideoWork:
     @property
     def vae(self) -> int:
         """FLOPs of the VAE for one video."""
-        decodes = self.decodes + self.edits
+        decodes = self.decodes + self.tries * self.edits
         return self.encodes * self.flops.encode + decodes * self.flops.decode
 
     @property
@@ -169,8 +171,9 @@ def _video_work(
     if group.guidance_scale is not None:
         how = replace(settings.reconstruction, guidance_scale=group.guidance_scale)
         settings = replace(settings, reconstruction=how)
-    whole, rest = divmod(group.edits, settings.reconstruction.edits_at_once)
-    sizes = [settings.reconstruction.edits_at_once] * whole + [rest] * bool(rest)
+    how = settings.reconstruction
+    whole, rest = divmod(group.edits, how.edits_a_unit)
+    sizes = [how.edits_a_unit] * whole + [rest] * bool(rest)
     units = {n: Unit(n, reconstruction_forwards(settings, n)) for n in set(sizes)}
     new = not group.inverted
     return VideoWork(
@@ -181,4 +184,5 @@ def _video_work(
         encodes=int(new),
         decodes=int(new and settings.inversion.vae_psnr),
         units=tuple(units[n] for n in sizes),
+        tries=how.tries,
     )

@@ -45,7 +45,9 @@ class RunEvents:
 
     def planned(self, placement: Placement) -> None:
         """The groups of the run are chosen."""
-        pools = [f"{p.stage}: {p.groups} x {max(1, p.size)}" for p in placement.pools]
+        pools = [f"{p.stage}: {p.groups} x {max(1, p.size)}" for p in placement.pools] or ["none"]
+        if actors := placement.scorers.actors:
+            pools.append(f"scoring: {actors} on {placement.scorers.device}")
         self.note(
             Happened.JOB_PLANNED,
             message=f"{placement.layout} layout on {placement.device}; groups x ranks: "

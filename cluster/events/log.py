@@ -65,7 +65,7 @@ class EventLog:
         self._changed = threading.Condition()
         self._waiting: deque[Event] = deque()
         self._bytes = self._dropped = 0
-        self._closing = False
+        self._closing = self._hurried = False
         self._thread: threading.Thread | None = None
         # Of the thread alone:
         self._number, self._size, self._segment = 0, 0, b""
@@ -88,6 +88,13 @@ class EventLog:
             self._changed.notify_all()
         if self._thread is not None and not self._trouble:
             self._thread.join(CLOSE_S)
+
+    def hurry(self) -> None:
+        """Have a local file get what waits at once: this process may be ended any moment. Nobody
+        waits for it."""
+        with self._changed:
+            self._hurried = self._output.is_local
+            self._changed.notify_all()
 
     def _take(self, event: Event) -> None:
         with self._changed:
@@ -112,7 +119,9 @@ class EventLog:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._unsaved or self._closing)
             left = max(self._next_at - time.monotonic(), GATHER_S)
-            return self._changed.wait_for(lambda: self._closing, left)
+            self._changed.wait_for(lambda: self._closing or self._hurried, left)
+            self._hurried = False
+            return self._closing
 
     def _store(self) -> bool:
         """Try to store what waits; says whether storage took it."""

@@ -54,6 +54,8 @@ class Happened(StrEnum):
     OWNER_ENDED = "owner ended", "warning", "The owner of a group was silent, and is killed."
     RESULTS_STORED = "results stored", "info", "Result rows are in a file of `results/`."
     RESULTS_JOINED = "results joined", "info", "Small files of results were put together."
+    SCORES_MADE = "scores made", "info", "A wave of scoring is over; `counts` has its edits."
+    SCORES_MISSING = "scores missing", "warning", "Edits are left without scores, as said."
     STORAGE_TROUBLE = "storage trouble", "warning", "Results cannot be stored; it is tried again."
     STORAGE_BACK = "storage back", "info", "Results can be stored again."
     STOP_ASKED = "stop asked", "warning", "The run is asked to end in order, as by a signal."

@@ -5,13 +5,14 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cluster.job import CannotRun, Job
 from cluster.layout.choice import Choice, Pool, Room, asked_ranks, choose, number
 from cluster.layout.idle import idle
 from cluster.layout.packing import merged, pack
+from cluster.layout.scorers import NO_SCORERS, SHARE, Scorers, cpus_of, scorers_of
 from cluster.layout.work import Amount
 from cluster.settings import GroupSettings
 
@@ -63,6 +64,7 @@ class Placement:
         memories: bytes of memory that no actor reserves now, of each node with a free CPU, where
             that is known.
         without: the ids of nodes that get no group.
+        scorers: the actors that score edits, beside the groups.
     """
 
     device: Literal["cpu", "gpu"]
@@ -73,6 +75,15 @@ class Placement:
     threads: int = 1
     memories: tuple[float, ...] = ()
     without: tuple[str, ...] = ()
+    scorers: Scorers = NO_SCORERS
+
+    def scorer_options(self) -> dict[str, Any]:
+        """What each actor that scores reserves, and where: options of `map_batches`."""
+        if not self.scorers.gpus:
+            return {"num_cpus": SHARE}
+        there = {NODE_ID: f"in({','.join(self.scorers.nodes)})"}
+        where = {"label_selector": there} if all(self.scorers.nodes) else {}
+        return {"num_gpus": self.scorers.gpus, "num_cpus": SHARE, **where}
 
     def options(self, pool: Pool) -> dict[str, Any]:
         """What each actor of a pool reserves, and on which nodes: options of `map_batches`."""
@@ -159,15 +170,22 @@ def place(job: Job, nodes: Sequence[Node], amount: Amount | None = None) -> Plac
         if "memory" in node.has and node.free.get("CPU", 0.0) >= 1
     )
     everywhere, nodes = nodes, [node for node in nodes if node.has.get(what)]
-    free = tuple(int(node.free.get(what, 0.0)) for node in nodes)
-    room = Room(free if on_gpus else _beside_others(free), on_gpus, amount)
+    has = [int(node.has[what]) for node in nodes]
+    scorers = scorers_of(job, has, [node.id for node in nodes], on_gpus=on_gpus)
+    if scorers.actors and nodes and amount == Amount(0, 0):  # scores alone are pending
+        alone = _encoder_threads(everywhere) if on_gpus else 1
+        return Placement("gpu" if on_gpus else "cpu", "no", (), threads=alone, scorers=scorers)
+    free = _free(nodes, has, what, scorers)
+    room = Room(free if on_gpus else _beside_others(free, cpus_of(job)), on_gpus, amount)
     choice = choose(job, room)
     if choice is None:
-        raise CannotRun(_refusal(job, nodes or everywhere, what))
+        raise CannotRun(_refusal(job, nodes or everywhere, what, scorers))
+    pools, layout = choice.pools, choice.layout
     if not on_gpus:
         threads = _threads(choice, nodes)
-        return Placement("cpu", choice.layout, choice.pools, threads=threads, memories=memories)
-    _check_cpus(choice, everywhere)
+        found = Placement("cpu", layout, pools, threads=threads, memories=memories)
+        return replace(found, scorers=scorers)
+    _check_cpus(choice, everywhere, cpus_of(job))
     kinds = merged([pool.kind for pool in choice.pools])
     packed = pack(room.free, kinds)
     assert packed is not None
@@ -181,24 +199,35 @@ def place(job: Job, nodes: Sequence[Node], amount: Amount | None = None) -> Plac
     for kind, where in zip(kinds, packed, strict=True):
         for node, groups in where.items():
             left[node] -= kind.size * groups
-    held = [
-        int(node.has.get("GPU", 0.0)) - free for node, free in zip(nodes, room.free, strict=True)
-    ]
-    notes = idle(job.cluster, choice, [node.name for node in nodes], held, left, amount)
+    held = [has[n] - room.free[n] - scorers.left_out.get(n, 0) for n in range(len(nodes))]
+    notes = tuple(idle(job.cluster, choice, [node.name for node in nodes], held, left, amount))
     threads = _encoder_threads(everywhere)
-    return Placement(
-        "gpu", choice.layout, choice.pools, tuple(notes), places, threads, memories=memories
-    )
+    found = Placement("gpu", layout, pools, notes, places, threads, memories=memories)
+    return replace(found, scorers=scorers)
+
+
+def _free(
+    nodes: Sequence[Node], has: Sequence[int], what: str, scorers: Scorers
+) -> tuple[int, ...]:
+    """What groups may have of each node; a GPU of which a part is taken is none."""
+    free = [int(node.free.get(what, 0.0)) for node in nodes]
+    out = scorers.left_out
+    return tuple(min(free[node], has[node] - out.get(node, 0)) for node in range(len(nodes)))
 
 
 def slots(job: Job) -> int:
     """CPUs that a job's actors take together at least where there are no GPUs."""
-    return OTHERS + asked_ranks(job.cluster) + number(job.cluster.prompts.groups)
+    ranks = asked_ranks(job.cluster) + number(job.cluster.prompts.groups)
+    return OTHERS + ranks + cpus_of(job)
 
 
-def _beside_others(free: Sequence[int]) -> tuple[int, ...]:
-    """CPUs of each node that rank groups may take."""
-    left, others = list(free), OTHERS
+def _beside_others(free: Sequence[int], more: int) -> tuple[int, ...]:
+    """CPUs of each node that rank groups may take.
+
+    Args:
+        more: CPUs for others than those of every job.
+    """
+    left, others = list(free), OTHERS + more
     for node in sorted(range(len(left)), key=lambda node: -left[node]):
         taken = min(left[node], others)
         left[node] -= taken
@@ -206,18 +235,19 @@ def _beside_others(free: Sequence[int]) -> tuple[int, ...]:
     return tuple(left)
 
 
-def _check_cpus(choice: Choice, nodes: Sequence[Node]) -> None:
+def _check_cpus(choice: Choice, nodes: Sequence[Node], scoring: int) -> None:
     """Refuse a job whose stages on CPUs would wait for them for ever beside its groups on GPUs."""
     encoders = choice.pools[0].groups if choice.pools[0].size == 0 else 0
-    needed = OTHERS + encoders
+    needed = OTHERS + encoders + scoring
     has, free = (int(sum(p.get("CPU", 0.0) for p in parts)) for parts in _resources(nodes))
     if free >= needed:
         return
     ways = ["have fewer cluster.prompts.groups"] * (encoders > 1)
     ways += ["wait for the other jobs"] * (needed <= has)
+    scores = f", {scoring} for scores" if scoring else ""
     raise CannotRun(
         f"beside its GPUs the job needs {needed} CPUs ({OTHERS} to read and check rows, {encoders} "
-        f"for text encoders); the cluster has {has}{_taken(has, free)}. "
+        f"for text encoders{scores}); the cluster has {has}{_taken(has, free)}. "
         f"{_sentence([*ways, 'start Ray with more CPUs (`ray start --num-cpus`)'])}"
     )
 
@@ -250,10 +280,11 @@ def _encoder_threads(nodes: Sequence[Node]) -> int:
     return max(1, int(min(shares, default=1)))
 
 
-def _refusal(job: Job, nodes: Sequence[Node], what: str) -> str:
+def _refusal(job: Job, nodes: Sequence[Node], what: str, scorers: Scorers) -> str:
     """What is missing for the groups that a job asks for at least."""
-    pools = _asked(job, what)
-    needed = sum(pool.groups * pool.size for pool in pools) + OTHERS * (what == "CPU")
+    pools, scoring = _asked(job, what), sum(scorers.left_out.values())
+    needed = sum(pool.groups * pool.size for pool in pools) + scoring
+    needed += (OTHERS + cpus_of(job)) * (what == "CPU")
     has, free = (sum(part.get(what, 0.0) for part in parts) for parts in _resources(nodes))
     here = any(node.name.startswith("this ") for node in nodes)
     where = "this machine" if here else "the cluster"
@@ -268,9 +299,11 @@ def _refusal(job: Job, nodes: Sequence[Node], what: str) -> str:
         if p.size
     )
     groups += f", {OTHERS} for rows" * (what == "CPU")
+    groups += f", scoring {scoring}" * (scoring > 0)
     taken = _taken(has, free)
     if free < needed:
         ways = _ways_out(job, pools, what)
+        ways += ["set cluster.scoring.gpus to 0"] * (scoring > 0)
         if needed <= has:
             ways.append("wait for the other jobs")
         return (

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.model.footprint import forward_flops
-from pipeline.plan import denoising_steps, highest_stored
-from pipeline.records import Forwards
+from pipeline.plan import denoising_steps, edit_plans, highest_stored
+from pipeline.records import EditSpec, Forwards
 from pipeline.settings import EditingSettings, Reconstruction
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Amount:
         """Pieces of work for a pool that only reconstructs."""
         if settings.trajectory.keep == "never":
             return self.videos  # whoever made the last edit of a video deletes it
-        return self.videos * math.ceil(self.edits_a_video / settings.reconstruction.edits_at_once)
+        return self.videos * math.ceil(self.edits_a_video / settings.reconstruction.edits_a_unit)
 
 
 def injected_cost(
@@ -67,33 +67,75 @@ def inversion_forwards(settings: EditingSettings) -> int:
 
 
 def reconstruction_forwards(settings: EditingSettings, edits: int) -> Forwards:
-    """Forwards of so many edits of one video in lockstep.
+    """Forwards of so many edits of one video in lockstep, each with all its candidates.
 
     Each has the job's guidance scale and a prompt of its own, on one cfg rank.
     """
     how = settings.reconstruction
     plain = injected = 0
-    for step in denoising_steps(how, settings.inversion.steps, [how.guidance_scale] * edits):
-        guided = sum(scale > 1 for scale in step.scales)
-        branches = edits + guided
-        if step.inject:
-            injected += branches
-            plain += references(how, edits, guided)
-        else:
-            plain += branches
-        plain += how.residual and not _follows_inversion(how, bool(guided), step.inject)
+    for step in unit_steps(how, settings.inversion.steps, edits):
+        plain += step.references + step.plain
+        injected += step.attending
+        plain += how.residual and not _follows_inversion(how, step.guided, step.attending > 0)
     return Forwards(plain=plain, injected=injected)
 
 
-def references(how: Reconstruction, edits: int, guided: int) -> int:
+@dataclass(frozen=True)
+class StepWork:
+    """What a denoising step of edits in lockstep asks of the model.
+
+    Args:
+        attending, plain: branches with reference attention, and those without, each in one forward.
+        references: that the former attend to.
+        guided: whether one of the former is a negative branch.
+    """
+
+    attending: int
+    plain: int
+    references: int
+    guided: bool
+
+
+def unit_steps(how: Reconstruction, steps: int, edits: int) -> list[StepWork]:
+    """The steps of so many edits in lockstep, each with all its candidates and its own prompt.
+
+    Args:
+        steps: T, the steps of the whole schedule.
+    """
+    plans = edit_plans(how, [how.filled(EditSpec(f"{number}"), 0) for number in range(edits)])
+    scales = [float(plan.edit.guidance_scale or 0) for plan in plans]
+    found = []
+    for step in denoising_steps([plan.settings for plan in plans], steps, scales):
+        moving = [(plans[n].source, step.scales[n] or 0, step.injects[n]) for n in step.moving]
+        seeing = [(source, scale > 1) for source, scale, injects in moving if injects]
+        guided = sum(has for _, has in seeing)
+        branches = len(moving) + sum(scale > 1 for _, scale, _ in moving)
+        attending = len(seeing) + guided
+        found.append(
+            StepWork(
+                attending=attending,
+                plain=branches - attending,
+                references=_references(
+                    how, attending, len({source for source, _ in seeing}), guided
+                ),
+                guided=guided > 0,
+            )
+        )
+    return found
+
+
+def _references(how: Reconstruction, branches: int, prompts: int, guided: int) -> int:
     """Reference branches of a step: those of the same prompt are one.
 
     Args:
-        edits: in lockstep, each with a prompt of its own.
-        guided: how many of them have guidance at this step.
+        branches: that attend.
+        prompts: different ones of the edits that attend.
+        guided: how many of these have guidance at this step.
     """
-    described = {"empty": 1, "source": 1, "shared": edits + bool(guided)}
-    return described.get(how.reference, edits + guided)
+    if not branches:
+        return 0
+    described = {"empty": 1, "source": 1, "shared": prompts + bool(guided)}
+    return described.get(how.reference, branches)
 
 
 def _follows_inversion(how: Reconstruction, guided: bool, inject: bool) -> bool:
@@ -121,7 +163,7 @@ class Work:
         Args:
             injected: what a forward with reference attention costs, in plain ones.
         """
-        at_once = settings.reconstruction.edits_at_once
+        at_once = settings.reconstruction.edits_a_unit
         whole, rest = divmod(edits, at_once)
         sizes = [at_once] * whole + [rest] * bool(rest)
         costs = {

@@ -1,7 +1,8 @@
 """Edits that the results call done and whose files are gone, empty or other ones.
 
-They are found by one listing of `edits/`, and marked: a newer row says that the edit is lost, so it
-is pending again. Whoever marks holds the output folder's lease.
+They are found by one listing of `edits/` (and of `candidates/`, where an edit lies before the best
+candidate is chosen), and of `masks/` where edits have some, and marked: a newer row says that the
+edit is lost, so it is pending again. Whoever marks holds the output folder's lease.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.candidates.made import FOLDER as CANDIDATES
 from cluster.results.compaction import find_current, read_current
 from cluster.results.damaged import Damaged, setter_aside, warn
 from cluster.results.newest import database, newest_rows
@@ -23,7 +25,10 @@ from cluster.results.schema import SCHEMA, join_tables, to_parquet
 from pipeline.errors import ErrorCode
 from pipeline.storage import Folder
 
-EDITS = "edits"
+if TYPE_CHECKING:
+    import duckdb
+
+EDITS, MASKS = "edits", "masks"
 LOCAL_ROWS, OTHER_ROWS = 1_000_000, 100_000
 """A run lists the files of up to so many edits, in some 10 s: those of a local folder, and those of
 object storage, which lists 1000 with each request. `retake verify` lists any number."""
@@ -55,7 +60,7 @@ def before_a_run(output: Folder, run: str, note: Callable[[str], None]) -> None:
     Raises:
         Unreadable: storage does not give a file.
     """
-    if not _few_rows(output):
+    if not few_rows(output):
         return
     if lost := find_lost(output, setter_aside(note)):
         marked = mark(output, run, lost)
@@ -72,27 +77,46 @@ def find_lost(
 ) -> list[Lost]:
     """The edits whose files are gone or empty, or have another size than was written.
 
+    One whose mask's file is gone or empty is lost too: what reads the pair needs both.
+
     Args:
         on_damaged, without: as of `read_parts`.
     """
-    columns = {"output": "output", "size_bytes": "size_bytes", "ok": "status = 'ok'"}
+    columns = {"output": "output", "size_bytes": "size_bytes", "mask": "mask"}
+    columns["ok"] = "status = 'ok'"
     with database() as tables:
-        more = ["output", "size_bytes"]
+        more = ["output", "size_bytes", "mask"]
         newest_rows(tables, output, columns, on_damaged, more=more, without=without)
         tables.execute("CREATE TABLE listed (name VARCHAR, size BIGINT)")
-        files = output.sizes(EDITS)
-        while some := list(islice(files, NAMES_AT_ONCE)):
-            names, sizes = zip(*some, strict=True)
-            listed = pa.table({"name": pa.array(names, pa.string()), "size": list(sizes)})
-            tables.register("found", listed)
-            tables.execute("INSERT INTO listed SELECT * FROM found")
-            tables.unregister("found")
+        _list(tables, output, EDITS)
+        _list(tables, output, CANDIDATES)
         found = tables.execute(
             "SELECT output, size, size_bytes FROM newest LEFT JOIN listed ON output = name "
             "WHERE ok AND output IS NOT NULL AND "
             "(name IS NULL OR size = 0 OR size != size_bytes) ORDER BY output"
         ).fetchall()
-    return [Lost(name, _why(size, written)) for name, size, written in found]
+        lost = {name: _why(size, written) for name, size, written in found}
+        if tables.execute("SELECT 1 FROM newest WHERE mask IS NOT NULL LIMIT 1").fetchall():
+            _list(tables, output, MASKS)
+            without_mask = tables.execute(
+                "SELECT output, mask, size FROM newest LEFT JOIN listed ON mask = name "
+                "WHERE ok AND output IS NOT NULL AND mask IS NOT NULL AND "
+                "(name IS NULL OR size = 0) ORDER BY output"
+            ).fetchall()
+            for name, mask, size in without_mask:
+                lost.setdefault(name, f"has lost its mask: {mask} {_why(size, None)}")
+    return [Lost(name, why) for name, why in lost.items()]
+
+
+def _list(tables: duckdb.DuckDBPyConnection, output: Folder, folder: str) -> None:
+    """Add the files of a folder to the table `listed`."""
+    files = output.sizes(folder)
+    while some := list(islice(files, NAMES_AT_ONCE)):
+        names, sizes = zip(*some, strict=True)
+        listed = pa.table({"name": pa.array(names, pa.string()), "size": list(sizes)})
+        tables.register("found", listed)
+        tables.execute("INSERT INTO listed SELECT * FROM found")
+        tables.unregister("found")
 
 
 def mark(output: Folder, run: str, lost: Sequence[Lost]) -> int:
@@ -128,6 +152,8 @@ def _marks(output: Folder, why: Mapping[str, str]) -> Iterator[pa.Table]:
             "error_code": ErrorCode.EDIT_LOST.value,
             "error": [text for text in texts if text is not None],
             "output": None,
+            "mask": None,
+            "accepted": None,
             "size_bytes": None,
             "finished_at": after,
         }
@@ -147,7 +173,7 @@ def _with_values(rows: pa.Table, values: Mapping[str, Any]) -> pa.Table:
     return rows
 
 
-def _few_rows(output: Folder) -> bool:
+def few_rows(output: Folder) -> bool:
     """Whether the results have so few rows that a run lists the edits' files."""
     most, rows = LOCAL_ROWS if output.is_local else OTHER_ROWS, 0
     with closing(read_parts(output, ["run"], lambda damaged: None)) as parts:

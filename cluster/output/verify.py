@@ -23,7 +23,7 @@ from pipeline.trajectories.index import INDEX, TrajectoryDamaged
 
 TRAJECTORIES = "trajectories"
 AT_ONCE = 16
-COLUMNS = ("output", "status", "frames", "height", "width")
+COLUMNS = ("output", "mask", "status", "frames", "height", "width")
 
 
 @dataclass
@@ -131,10 +131,19 @@ def _read_whole(output: Folder, damaged: Collection[str]) -> list[pa.Table]:
 
 
 def _undecodable(output: Folder, row: dict[str, Any]) -> str | None:
-    """Why an edit is no clip of the size that its row says; None where it is one."""
+    """Why an edit, or its mask, is no clip of the size that its row says; None where both are."""
+    why = _no_clip(output, row, row["output"])
+    if why is None and (mask := row.get("mask")):
+        why = _no_clip(output, row, mask)
+        why = why and f"has lost its mask: {mask} {why}"
+    return why
+
+
+def _no_clip(output: Folder, row: dict[str, Any], name: str) -> str | None:
+    """Why a file is no clip of the size that a row says; None where it is one."""
     from pipeline.media.decoding import read_clip
 
-    name, size = row["output"], {key: row[key] for key in ("height", "width", "frames")}
+    size = {key: row[key] for key in ("height", "width", "frames")}
     try:
         with output.open(name) as file:
             clip = read_clip(file, name=name, **size)

@@ -57,6 +57,12 @@ class RowCheck:
         return VideoWork(**vars(video) | {"edits": tuple(edits)}, left_pending=quarantined)
 
     def _pending(self, video: VideoSpec, edit: EditSpec) -> EditWork:
+        if edit.mask == "auto":
+            try:
+                self.job.editing.reconstruction.check_auto_mask()
+            except ValueError as error:
+                values = {**vars(edit), "error_code": ErrorCode.BAD_MASK, "error": str(error)}
+                return EditWork(**values)
         fingerprint = self.job.edit_fingerprint(self.fingerprint, video, edit)
         return EditWork(**vars(edit), fingerprint=fingerprint)
 

@@ -17,15 +17,17 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.job import Job, digest, fingerprint_of
+from cluster.job import Job, digest, fingerprint_of, used_mask
 from cluster.pending.ids import Edits, column_of, edits_of, video_ids
 from cluster.results.schema import plain_values
-from cluster.rows import default_edit_id, real_number, whole_number
+from cluster.rows import NO_FILES, WISHES, default_edit_id, mask_of, real_number, whole_number
 from pipeline.errors import RowError
 from pipeline.locations import resolve_uri
 from pipeline.records import EditSpec
 
 Values = Sequence[Any]
+FIELDS = tuple(f.name for f in fields(EditSpec) if f.name != "instruction")
+"""Of an edit, what its id or its fingerprint is made of."""
 
 
 class EditKeys(NamedTuple):
@@ -50,7 +52,7 @@ def edit_keys(job: Job, job_fingerprint: str, table: pa.Table) -> EditKeys:
     ids = video_ids(table)
     places = edits.rows.tolist()
     own = [ids[place] for place in places]
-    values = {name: _child(edits, name) for name in (f.name for f in fields(EditSpec))}
+    values = {name: _child(edits, name) for name in FIELDS}
     values["edit_id"] = _edit_ids(values)
     texts = _texts(job, job_fingerprint, table, values, places)
     prints = list(map(digest, texts))
@@ -62,7 +64,7 @@ def edit_ids(edits: Edits) -> list[str | None]:
     """The id of each edit, given or by default, [edits]; None where an edit is no struct."""
     if not pa.types.is_struct(edits.values.type):
         return [None] * len(edits.values)
-    return _edit_ids({name: _child(edits, name) for name in (f.name for f in fields(EditSpec))})
+    return _edit_ids({name: _child(edits, name) for name in FIELDS})
 
 
 def _texts(
@@ -74,7 +76,10 @@ def _texts(
     text, columns = _literal(parts[0]), []
     for name, part in zip(order, parts[1:], strict=True):
         of_edit = name.removeprefix("edit.")
-        values = of_rows[name] if of_edit == name else _WRITTEN[of_edit](edits[of_edit])
+        if of_edit == "mask":
+            values = _masks(job, edits["mask"], column_of(table, "mask"), places)
+        else:
+            values = of_rows[name] if of_edit == name else _WRITTEN[of_edit](edits[of_edit])
         if values and values.count(values[0]) == len(values):  # most columns are null throughout
             text += _literal(values[0])
         else:
@@ -99,10 +104,31 @@ def _template(job_fingerprint: str) -> tuple[list[str], list[str]]:
         frames=[row[name] for name in ("start_frame", "num_frames", "fps")],
         seed=row["seed"],
         source_prompt=row["source_prompt"],
-        edit={f.name: f"<edit.{f.name}>" for f in fields(EditSpec)},
+        edit={name: f"<edit.{name}>" for name in FIELDS},
     )
+    # An edit without a mask has not even the name.
+    text = text.replace('"mask": "<edit.mask>", ', '"<edit.mask>"')
     found = re.split(r'"<([\w.]+)>"', text)
     return found[::2], found[1::2]
+
+
+def _masks(job: Job, own: Values, of_rows: Values, places: list[int]) -> list[str]:
+    """The mask of each edit with its name, as it stands in the text; empty where it has none."""
+    resolved, how = Resolved(job.base), job.editing.reconstruction
+    as_in_job, used = (None, how.mask), used_mask(how)
+    if not any(one is not None for one in (*own, *of_rows)):
+        return [""] * len(own)
+
+    def written(mask: Any, of_row: Any) -> str:
+        try:
+            known = mask_of(mask, of_row, None)
+        except RowError:
+            return "refused"
+        if known in as_in_job:
+            return ""
+        return f'"mask": {quoted((known if known in NO_FILES else resolved[known]) + used)}, '
+
+    return [written(mask, of_rows[place]) for mask, place in zip(own, places, strict=True)]
 
 
 def _rows_written(job: Job, table: pa.Table) -> dict[str, list[str]]:
@@ -129,11 +155,10 @@ def _child(edits: Edits, name: str) -> list[Any]:
 
 
 def _edit_ids(values: dict[str, list[Any]]) -> list[str | None]:
-    wishes = ("prompt", "negative_prompt", "guidance_scale", "seed")
     given = values["edit_id"]
     if None not in given:
         return given
-    asked = zip(*(values[name] for name in wishes), strict=True)
+    asked = zip(*(values[name] for name in WISHES), strict=True)
     return [
         default_edit_id(*wish) if one is None else one
         for one, wish in zip(given, asked, strict=True)

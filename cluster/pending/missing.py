@@ -1,11 +1,12 @@
-"""Videos that are certainly not there: they are refused before a group waits for them."""
+"""Videos and masks that are certainly not there are refused before a group waits for them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from cluster.stages.blocks import VideoWork
+from cluster.rows import NO_FILES
+from cluster.stages.blocks import EditWork, VideoWork
 from pipeline.errors import ErrorCode, RowError
 from pipeline.locations import is_local, is_web, links
 from pipeline.storage import check_file
@@ -27,7 +28,7 @@ class Places(Enum):
 
 @dataclass(frozen=True)
 class MissingVideos:
-    """Looks for videos; may be asked from several threads.
+    """Looks for videos and masks; may be asked from several threads.
 
     A store that does not answer is asked nothing more: the groups may reach it where the driver
     does not, and its rows shall not wait until each look has failed.
@@ -36,15 +37,31 @@ class MissingVideos:
     places: Places
     silent: set[str] = field(default_factory=set)
 
-    def error_of(self, work: VideoWork) -> RowError | None:
-        """The error of a video that is certainly not there; None for any other.
+    def looked_for(self, work: VideoWork) -> VideoWork:
+        """A video's work with the error of what is certainly not there: itself, or edits' masks."""
+        if not work.pending:
+            return work
+        if error := self.error_of(str(work.video)):
+            return replace(work, error_code=error.code, error=error.message)
+        masks = {edit.mask for edit in work.edits if edit.pending and edit.mask}
+        errors = {mask: self.error_of(mask) for mask in masks if mask not in NO_FILES}
+        if not any(errors.values()):
+            return work
+
+        def looked_for(edit: EditWork) -> EditWork:
+            error = errors.get(str(edit.mask)) if edit.pending else None
+            return without_mask(edit, error) if error else edit
+
+        return replace(work, edits=tuple(map(looked_for, work.edits)))
+
+    def error_of(self, uri: str) -> RowError | None:
+        """The error of a file that is certainly not there; None for any other.
 
         What else may be wrong is left to the groups, who try again where it may pass. Web servers
         are not asked: each refuses many small questions in its own way.
         """
-        uri = str(work.video)
         store = "/".join(uri.split("/", 3)[:3])
-        if not work.pending or not self._is_looked_at(uri) or store in self.silent:
+        if not self._is_looked_at(uri) or store in self.silent:
             return None
         try:
             check_file(uri, patient=False)
@@ -59,3 +76,9 @@ class MissingVideos:
         if self.places is Places.NOWHERE or len(links(uri)) > 1 or is_web(uri):
             return False
         return self.places is Places.ALL or not is_local(uri)
+
+
+def without_mask(edit: EditWork, error: RowError) -> EditWork:
+    """An edit that is refused, since its mask is not there or cannot be had."""
+    code = ErrorCode.BAD_MASK if error.code == ErrorCode.VIDEO_NOT_FOUND else error.code
+    return replace(edit, error_code=code, error=f"the mask {error.message}")

@@ -25,7 +25,6 @@ from cluster.rows import default_id_of
 from cluster.selection.entries import Selection, names_of, own_id
 from cluster.selection.survey import Survey, survey
 from cluster.stages.blocks import VideoWork, manifest_rows, rebuilt
-from pipeline.errors import RowError
 from pipeline.records import EditResult
 
 FIRST_ROWS = 32
@@ -128,13 +127,8 @@ class PendingRows:
             for table, looks in self.looks():
                 works = [look.work for look in looks if look.work]
                 origins = [look.origin for look in looks if look.work]
-                missing = _errors_of(videos, works, pool)
-                works = [
-                    replace(work, error_code=error.code, error=error.message) if error else work
-                    for work, error in zip(works, missing, strict=True)
-                ]
                 if works:
-                    yield self._checked(table, works, origins)
+                    yield self._checked(table, [*_looked_for(videos, works, pool)], origins)
 
     def looks(self) -> Iterator[tuple[pa.Table, list[Look]]]:
         """Rows of the manifest as they are checked, with the table that they come from."""
@@ -222,16 +216,16 @@ def _only_taken(work: VideoWork, row: Mapping[str, Any], kinds: np.ndarray) -> V
     return replace(work, edits=left) if left else None
 
 
-def _errors_of(
+def _looked_for(
     videos: MissingVideos, works: Iterable[VideoWork], pool: ThreadPoolExecutor
-) -> Iterator[RowError | None]:
-    """What is wrong with each video, in order.
+) -> Iterator[VideoWork]:
+    """Each work with the errors of what is not there, in order.
 
     Few are looked for ahead: a process that is to end waits for those that it has asked for.
     """
-    ahead: deque[Future[RowError | None]] = deque()
+    ahead: deque[Future[VideoWork]] = deque()
     for work in works:
-        ahead.append(pool.submit(videos.error_of, work))
+        ahead.append(pool.submit(videos.looked_for, work))
         if len(ahead) == 2 * LOOK_AT_ONCE:
             yield ahead.popleft().result()
     while ahead:

@@ -27,8 +27,9 @@ from pipeline.algorithm.schedule import Schedule
 from pipeline.editor import Editor
 from pipeline.errors import RowError
 from pipeline.inputs import read_video
+from pipeline.inputs.masks import read_mask
 from pipeline.media.decoding import Clip
-from pipeline.media.encoding import write_clip
+from pipeline.media.encoding import EDIT_CRF, write_clip
 from pipeline.model.checkpoint import EDITING_PARTS, CheckpointInfo, open_checkpoint
 from pipeline.model.group import OneRank, TokenGroup
 from pipeline.model.prompts import PromptStore
@@ -153,10 +154,11 @@ class RankEditor:
         inversion = self.settings.inversion
         return self.editor.schedule(inversion.steps, inversion.method)
 
-    @cached_property
-    def highest(self) -> int:
-        """The highest level that the job's edits read; inversions stop there."""
-        return highest_stored(self.settings.reconstruction, self.schedule.steps)
+    def highest(self, video: VideoSpec) -> int:
+        """The highest level that the edits of a video read; its inversion stops there."""
+        own = self.settings.reconstruction
+        masks = {video.mask, *(edit.mask for edit in video.edits), own.mask} - {None, "none"}
+        return highest_stored(own, self.schedule.steps, masked=bool(masks))
 
     def together(self, work: Callable[[], T]) -> T:
         """Do something on every rank of the group; where it fails on one, it fails on all.
@@ -252,6 +254,25 @@ class RankEditor:
             on_read=self.pulse,
         )
 
+    def read_mask(self, location: str, video: VideoSpec, clip: Clip) -> Tensor:
+        """The mask of a clip, bool [F, H, W].
+
+        Raises:
+            RowError: it cannot be read, or is none for this clip.
+        """
+        mask = read_mask(
+            location,
+            clip,
+            self.settings.video,
+            self.editor.info,
+            start_frame=video.start_frame or 0,
+            fps=video.fps,
+            limits=self.settings.limits,
+            on_read=self.pulse,
+        )
+        self.progress(f"the reading of {location}")
+        return mask
+
     def trajectory_key(self, video: VideoSpec, clip: Clip) -> str:
         """A hash of all that determines a trajectory, and of nothing else."""
         inversion, info = self.settings.inversion, self.editor.info
@@ -286,10 +307,10 @@ class RankEditor:
         own = self.settings.seed if video.seed is None else video.seed
         return derived_seed(own, video.video_id, *use)
 
-    def write_clip(self, name: str, frames: Tensor, fps: float) -> int:
+    def write_clip(self, name: str, frames: Tensor, fps: float, crf: int = EDIT_CRF) -> int:
         """Store frames, uint8 [F, H, W, 3], as an MP4 below the output folder; its bytes."""
         buffer = io.BytesIO()
-        write_clip(buffer, frames, fps=fps)
+        write_clip(buffer, frames, fps=fps, crf=crf)
         self.output.write(name, buffer.getvalue())
         self.progress(f"the writing of {name}")
         return buffer.tell()

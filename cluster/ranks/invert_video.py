@@ -69,12 +69,12 @@ def invert_video(
     with timer("read"):
         clip = rank.together(lambda: rank.read(video))
     key = rank.trajectory_key(video, clip)
-    before = rank.editor.model.forwards.total
-    stored = _Stored(damaged=damaged) if damaged else _stored(rank, key)
+    before, highest = rank.editor.model.forwards.total, rank.highest(video)
+    stored = _Stored(damaged=damaged) if damaged else _stored(rank, key, highest)
     index, asked = stored.index, rank.settings.inversion
     names: tuple[str, ...] = ()
     clean, top = stored.clean, stored.top
-    if index is None or index.highest < rank.highest:
+    if index is None or index.highest < highest:
         known = {} if index is None else still_true(index.about)
         names = missing(asked, known)
         if top is None:
@@ -83,7 +83,7 @@ def invert_video(
         with timer("invert"), _named(video):
             rank.load_embeddings([""])
             level = max(stored.level, 0)
-            entries = rank.editor.extend(top, level, rank.schedule, asked, rank.highest)
+            entries = rank.editor.extend(top, level, rank.schedule, asked, highest)
         clean, top = entries[0] if clean is None else clean, entries[-1:]
         index = _store(rank, video, key, clip, stored, entries, begun(known, names), timer)
     elif top is not None:
@@ -149,12 +149,12 @@ class _Stored:
         return -1 if self.index is None else self.index.highest
 
 
-def _stored(rank: RankEditor, key: str) -> _Stored:
+def _stored(rank: RankEditor, key: str, highest: int) -> _Stored:
     folder, asked = rank.trajectory_folder(key), rank.settings.inversion
 
     def look() -> _Stored:
         index = shared_index(rank, key)
-        if index is None or (index.highest >= rank.highest and not missing(asked, index.about)):
+        if index is None or (index.highest >= highest and not missing(asked, index.about)):
             return _Stored(index)
         with TrajectoryReader(folder, index, highest=0, read_ahead=1) as reader:
             clean = reader.entry(0)

@@ -60,10 +60,15 @@ class InvertVideo:
 
 @dataclass(frozen=True)
 class EditVideo:
-    """Make the edits of an inverted video; the answer is a list of `EditResult`."""
+    """Make the edits of an inverted video; the answer is a list of `EditResult`.
+
+    Args:
+        number: of the round: how often candidates of them were made before.
+    """
 
     video: VideoSpec
     inversion: InversionResult
+    number: int = 0
 
 
 Request = EncodePrompts | InvertVideo | EditVideo

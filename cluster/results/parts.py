@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.results.damaged import Damaged, PartDamaged, warn
-from cluster.results.schema import SCHEMA, foreign
+from cluster.results.schema import SCHEMA, foreign, names_of_today, to_parquet
 from pipeline.errors import NoMemory, Unreadable
 from pipeline.storage import Folder, explain
 
@@ -103,7 +103,7 @@ def open_part(output: Folder, name: str) -> pq.ParquetFile:
         trouble = explain(error, output.full_uri(name))
         raise Unreadable(f"results {output.uri}/{name}: {trouble.text}") from error
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
+        file = _with_names_of_today(pq.ParquetFile(pa.BufferReader(data)))
     except MemoryError as error:  # Arrow's is an ArrowException too
         raise NoMemory(f"results {output.uri}/{name}", error) from error
     except (OSError, pa.ArrowException) as error:
@@ -111,6 +111,13 @@ def open_part(output: Folder, name: str) -> pq.ParquetFile:
     if why := foreign(file.schema_arrow):
         raise PartDamaged(Damaged(output, name, why))
     return file
+
+
+def _with_names_of_today(file: pq.ParquetFile) -> pq.ParquetFile:
+    names = names_of_today(file.schema_arrow)
+    if names == file.schema_arrow.names:
+        return file
+    return pq.ParquetFile(pa.BufferReader(to_parquet(file.read().rename_columns(names))))
 
 
 def read_part(output: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -15,6 +15,11 @@ SCHEMA = arrow_schema(EditResult)
 """The columns of a result row; the passthrough columns of the manifest follow them."""
 
 
+NEW_WITH_SCORES = {"instruction", "mask", "scores", "accepted", "rejected_for"}
+NEW_WITH_SCORES |= {"candidate", "candidates", "round"}
+"""Columns that came with `scores`: before, one of such a name was the manifest's own."""
+OF_THE_MANIFEST = "manifest_"
+"""What is put before these names."""
 IDENTITY = ("video_id", "edit_id", "status", "fingerprint", "run", "finished_at")
 """The columns without which a row says nothing; every version wrote them."""
 
@@ -45,6 +50,16 @@ def foreign(schema: pa.Schema) -> str | None:
         if not _may_be(field.type, declared.type):
             return f"has a column {field.name!r} of {field.type}; expected {declared.type}"
     return None
+
+
+def names_of_today(schema: pa.Schema) -> list[str]:
+    """The names of a file's columns; those of the manifest that are names of results by now, in a
+    file from before, begin with `manifest_`."""
+    place = schema.get_field_index("scores")
+    scores = schema.field(place).type if place >= 0 else pa.null()
+    if pa.types.is_struct(scores) and scores.get_field_index("frames") >= 0:
+        return list(schema.names)
+    return [_of_the_manifest(one, schema.names) for one in schema.names]
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -80,6 +95,14 @@ def _plain(value: pa.Scalar) -> Any:
         return value.as_buffer().to_pybytes().decode(errors="backslashreplace")
     except (ValueError, OverflowError):
         return " ".join(str(pa.array([value], value.type)).split()).strip("[ ]")
+
+
+def _of_the_manifest(name: str, taken: Sequence[str]) -> str:
+    if name not in NEW_WITH_SCORES:
+        return name
+    while name in taken:
+        name = OF_THE_MANIFEST + name
+    return name
 
 
 def _may_be(kind: pa.DataType, declared: pa.DataType) -> bool:

@@ -133,6 +133,10 @@ def rebuilt(
     return out
 
 
+OF_THE_EDIT = ("edit_id", "prompt", "instruction", "fingerprint")
+"""What a result row has of the edit that was asked for."""
+
+
 def result_of(video: VideoWork, edit: EditWork, known: EditResult, run: str) -> EditResult:
     """The result row of an edit.
 
@@ -143,7 +147,7 @@ def result_of(video: VideoWork, edit: EditWork, known: EditResult, run: str) -> 
     return replace(
         known,
         **{name: getattr(video, name) for name in ("video_id", "video", "source_prompt")},
-        **{name: getattr(edit, name) for name in ("edit_id", "prompt", "fingerprint")},
+        **{name: getattr(edit, name) for name in OF_THE_EDIT},
         status=_status(known.error_code),
         run=run,
         finished_at=datetime.now(UTC),

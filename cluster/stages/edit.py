@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from cluster.candidates.made import gathered
 from cluster.ranks.messages import Answer, EditVideo
 from cluster.results.schema import SCHEMA
 from cluster.stages.blocks import EditWork, VideoWork, rebuilt, result_of, work_of
@@ -42,11 +43,11 @@ class EditStage(GroupStage):
                     video = self._inverted(video, *self.ask(inversion_of(video)))
                 made += self._failed(video) if video.error_code else []
                 for unit in self._units(video):
-                    assert unit.inversion_result is not None
-                    answer, tries = self.ask(EditVideo(unit.spec(), unit.inversion_result))
+                    answer, tries = self.ask(self._request(unit))
                     made += self._answered(unit, answer, tries)
                 self._forget(video, made)
             note_results(self.note, made)
+            self.note.hurry()  # with the last block of a wave Ray ends this process
             results.extend(made)
             origins.extend([origin] * len(made))
         return rebuilt(table, results, origins, SCHEMA)
@@ -58,16 +59,21 @@ class EditStage(GroupStage):
 
     def _units(self, video: VideoWork) -> list[VideoWork]:
         """A video's edits, K at a time."""
-        step = self.job.editing.reconstruction.edits_at_once
+        step = self.job.editing.reconstruction.edits_a_unit
         edits = () if video.error_code else video.edits
         parts = [edits[first : first + step] for first in range(0, len(edits), step)]
         return [replace(video, edits=part) for part in parts]
+
+    def _request(self, unit: VideoWork) -> EditVideo:
+        assert unit.inversion_result is not None
+        return EditVideo(unit.spec(), unit.inversion_result, self.job.round)
 
     def _answered(self, unit: VideoWork, answer: Answer, tries: int) -> list[EditResult]:
         """The results of edits that a group was asked for."""
         unit = replace(unit, attempts=max(tries, unit.attempts))
         failure = EditResult(error_code=answer.error_code, error=answer.error)
-        known = [from_dict(EditResult, made) for made in answer.result or ()]
+        made = [from_dict(EditResult, one) for one in answer.result or ()]
+        known = gathered(made, self.job.editing.reconstruction)
         known = known or [failure] * len(unit.edits)
         own_s = answer.seconds / len(unit.edits)
         return [

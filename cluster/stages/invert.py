@@ -38,8 +38,13 @@ class InvertVideos(GroupStage):
 
 
 def inversion_of(video: VideoWork) -> InvertVideo:
-    """What a group is asked for, to have a video's trajectory stored."""
-    return InvertVideo(replace(video.spec(), edits=()))
+    """What a group is asked for, to have a video's trajectory stored.
+
+    Of the edits it need only know whether one has a mask: such a one may read more levels.
+    """
+    masks = (edit.mask for edit in video.edits if edit.pending)
+    mask = next((mask for mask in masks if mask not in (None, "none")), None)
+    return InvertVideo(replace(video.spec(), edits=(), mask=mask))
 
 
 class FanOut:
@@ -52,7 +57,7 @@ class FanOut:
 
     def __init__(self, job: Job) -> None:
         self.whole = job.editing.trajectory.keep == "never"
-        self.edits_at_once = job.editing.reconstruction.edits_at_once
+        self.edits_a_unit = job.editing.reconstruction.edits_a_unit
 
     def __call__(self, table: pa.Table) -> pa.Table:
         units: list[VideoWork] = []
@@ -65,7 +70,7 @@ class FanOut:
 
     def _units(self, video: VideoWork) -> list[VideoWork]:
         count = len(video.edits)
-        step = max(1, count) if self.whole or video.error_code else self.edits_at_once
+        step = max(1, count) if self.whole or video.error_code else self.edits_a_unit
         return [
             replace(video, edits=video.edits[first : first + step], pending_edits=count)
             for first in range(0, count, step)

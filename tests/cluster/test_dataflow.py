@@ -17,7 +17,7 @@ import pytest
 import ray
 
 from cluster import dataflow
-from cluster.driver import placing
+from cluster.driver import leaving, placing
 from cluster.driver import wave as waves
 from cluster.driver.control import Owner, State
 from cluster.driver.graph import rows_at_once
@@ -435,7 +435,7 @@ def test_nodes_that_come_cost_no_wave_before_its_first_result(
 def test_a_wave_whose_groups_have_no_place_any_more_ends_the_job(
     run: Run, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataflow, "BACK_S", 0.3)
+    monkeypatch.setattr(leaving, "BACK_S", 0.3)
     hold = threading.Event()
     first = Graph([a_block(("a", None, None))], hold=hold)
     with pytest.raises(CannotRun, match="nodes of the job's groups have left, and none has come"):

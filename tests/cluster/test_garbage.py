@@ -140,6 +140,19 @@ def test_a_run_of_a_part_deletes_no_trajectory(output: Folder, whole: bool) -> N
     assert keys(output) == ({"failed"} if whole else {"done", "failed", "stale"})
 
 
+def test_what_a_killed_process_left_half_written_goes_when_a_run_ends(output: Folder) -> None:
+    (whole,) = output.list("results")
+    left = {"edits/a/.red.mp4.4ae233ee", f"results/.{whole.partition('/')[2]}.924ea3fd"}
+    for name in (*left, "edits/a/.DS_Store"):
+        Path(output.path(name)).parent.mkdir(parents=True, exist_ok=True)
+        Path(output.path(name)).write_bytes(b"half")
+    job = a_job()
+    tidy(replace(job, editing=replace(job.editing, output=output.uri)))
+    found = {*output.list("edits", scratch=True), *output.list("results", scratch=True)}
+    assert found == {"edits/a/.DS_Store"}
+    assert len(output.list("results")) == 1
+
+
 def nobody(question: str) -> bool:
     raise AssertionError(f"it asks: {question}")
 

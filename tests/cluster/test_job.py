@@ -9,7 +9,7 @@ import yaml
 from cluster.job import Job
 from jobs.spec import parse_job
 from pipeline.records import EditSpec, VideoSpec
-from pipeline.settings import Reconstruction
+from pipeline.settings import Reconstruction, Variation
 from tests.cluster.test_stages import checked
 from tests.small_jobs import a_job
 
@@ -37,6 +37,8 @@ OF_A_ROW: list[dict[str, Any]] = [
     {"fps": 4.0},
     {"seed": 3},
     {"seed": None},
+    {"mask": "m.mp4"},
+    {"mask": "auto"},
 ]
 OF_AN_EDIT: list[dict[str, Any]] = [
     {"edit_id": "other"},
@@ -47,6 +49,8 @@ OF_AN_EDIT: list[dict[str, Any]] = [
     {"guidance_scale": None},
     {"seed": 3},
     {"seed": None},
+    {"mask": "m.mp4"},
+    {"mask": "auto"},
 ]
 OTHER: dict[str, Any] = {
     "speed.weights": "fp8",
@@ -63,6 +67,8 @@ OTHER: dict[str, Any] = {
     "inversion.iterations": 5,
     "inversion.posterior": "sample",
     "reconstruction.start": 0.5,
+    "reconstruction.noise": 0.5,
+    "reconstruction.candidates": (Variation(noise=0.5),),
     "reconstruction.guidance_scale": 3.0,
     "reconstruction.negative_prompt": "blur",
     "reconstruction.reference": "shared",
@@ -71,9 +77,16 @@ OTHER: dict[str, Any] = {
     "reconstruction.guidance_steps": (0.0, 0.4),
     "reconstruction.dynamic_guidance": True,
     "reconstruction.residual": True,
+    "reconstruction.mask": "auto",
     "trajectory.dtype": "fp32",
 }
 """Another value of every setting that changes an edit."""
+MASKED: dict[str, Any] = {
+    "reconstruction.mask_grow": 3,
+    "reconstruction.mask_feather": 4,
+    "reconstruction.composite": True,
+}
+"""Another value of every setting that changes an edit with a mask."""
 SAME: dict[str, Any] = {
     "speed.attention": "cudnn",
     "speed.compile": True,
@@ -83,6 +96,8 @@ SAME: dict[str, Any] = {
     "inversion.vae_psnr": False,
     "inversion.round_trip": True,
     "reconstruction.edits_at_once": 1,
+    "reconstruction.keep_candidates": True,
+    "reconstruction.until_accepted": 3,
     "trajectory.keep": "never",
     "limits.file_gb": 1.0,
     "limits.pixels": 1000,
@@ -95,7 +110,8 @@ SAME: dict[str, Any] = {
 
 def guided_to_the_end() -> Job:
     """A job in which each setting can be changed alone."""
-    return with_setting(a_job(), "reconstruction.guidance_steps", (0.0, 1.0))
+    job = with_setting(a_job(), "reconstruction.guidance_steps", (0.0, 1.0))
+    return with_setting(job, "reconstruction.candidates", (Variation(noise=0.1),))
 
 
 def with_setting(job: Job, name: str, value: Any) -> Job:
@@ -121,6 +137,19 @@ def test_an_edit_is_stale_when_its_row_changes(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize("edit", OF_AN_EDIT, ids=str)
 def test_an_edit_is_stale_when_what_it_asks_for_changes(edit: dict[str, Any]) -> None:
     assert fingerprint(a_job(), **edit) != fingerprint(a_job())
+
+
+def test_an_instruction_and_a_mask_that_the_job_gives_anyway_change_no_edit() -> None:
+    assert fingerprint(a_job(), instruction="make it red") == fingerprint(a_job())
+    assert fingerprint(a_job(), mask="none") == fingerprint(a_job())
+    auto = with_setting(a_job(), "reconstruction.mask", "auto")
+    assert fingerprint(auto, mask="auto") == fingerprint(auto)
+    assert fingerprint(auto, mask="none") != fingerprint(auto)
+
+
+def test_the_mask_of_a_row_is_that_of_each_edit_without_one() -> None:
+    assert fingerprint(a_job(), {"mask": "m.mp4"}) == fingerprint(a_job(), mask="m.mp4")
+    assert fingerprint(a_job(), {"mask": "m.mp4"}, mask="none") == fingerprint(a_job())
 
 
 EARLIER = {
@@ -180,11 +209,22 @@ def test_an_edit_stays_when_a_setting_changes_that_is_nothing_to_it(name: str) -
     assert fingerprint(with_setting(job, name, SAME[name])) == fingerprint(job)
 
 
+@pytest.mark.parametrize("name", MASKED)
+def test_how_masks_are_used_changes_the_edits_that_have_one(name: str) -> None:
+    job = a_job()
+    changed, masked = with_setting(job, name, MASKED[name]), {"mask": "m.mp4"}
+    assert fingerprint(changed) == fingerprint(job)
+    assert fingerprint(changed, mask="none") == fingerprint(job)
+    assert fingerprint(changed, **masked) != fingerprint(job, **masked)
+    auto = with_setting(job, "reconstruction.mask", "auto")
+    assert fingerprint(with_setting(auto, name, MASKED[name])) != fingerprint(auto)
+
+
 def test_every_setting_is_known_to_change_an_edit_or_not_to() -> None:
     names = set()
     for name, value in asdict(a_job().editing).items():
         names |= {f"{name}.{field}" for field in value} if isinstance(value, dict) else {name}
-    assert names == {*OTHER, *SAME}
+    assert names == {*OTHER, *MASKED, *SAME}
 
 
 def test_an_edit_is_stale_when_the_checkpoint_or_the_algorithm_changes(

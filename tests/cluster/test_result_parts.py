@@ -14,13 +14,15 @@ from cluster.results.compaction import compact, current_rows, find_current, read
 from cluster.results.damaged import Damaged, setter_aside
 from cluster.results.newest import database, newest_rows
 from cluster.results.parts import READERS, PartDamaged, part_names, read_part, read_parts
-from cluster.results.schema import SCHEMA, to_parquet
+from cluster.results.schema import NEW_WITH_SCORES, SCHEMA, to_parquet
 from pipeline.errors import NoMemory, Unreadable
 from pipeline.storage import Folder
-from tests.cluster.test_results import a_result, store
+from tests.cluster.test_results import a_result, store, store_table
 from tests.s3_server import s3_server
 
 WHOLE = to_parquet(pa.Table.from_pylist([a_result("w", "a")], schema=SCHEMA))
+
+FOOTER = 8 + int.from_bytes(WHOLE[-8:-4], "little")
 
 
 def changed(change: Callable[[pa.Table], pa.Table]) -> bytes:
@@ -32,7 +34,7 @@ DAMAGED = {
     "cut in the middle": (WHOLE[: len(WHOLE) // 2], "cannot be read: ArrowInvalid"),
     "empty": (b"", "is empty"),
     "no Parquet file": (b"x" * 100, "cannot be read: ArrowInvalid"),
-    "zeros in its footer": (WHOLE[:-400] + bytes(392) + WHOLE[-8:], "cannot be read: "),
+    "zeros in its footer": (WHOLE[:-FOOTER] + bytes(FOOTER - 8) + WHOLE[-8:], "cannot be read: "),
     "zeros in its rows": (b"PAR1" + bytes(2000) + WHOLE[2004:], "cannot be read: "),
     "of something else": (
         to_parquet(pa.table({"caption": ["a cat"]})),
@@ -227,3 +229,39 @@ def test_damaged_files_are_set_aside_on_s3(
     assert len(part_names(output)) == 1
     assert len(current_rows(output)) == 8
     assert len(notes) == 1
+
+
+OWN: dict[str, object] = {"mask": "yes", "scores": 0.5, "accepted": "by Ann", "round": "first"}
+OWN |= {"candidates": ["x", "y"], "instruction": "make it red", "rejected_for": 3}
+"""Columns of a manifest that have the names of columns of results by now."""
+
+
+def of_before(*rows: dict, **own: object) -> pa.Table:
+    """Results as the version before wrote them, with columns that its manifest had."""
+    table = pa.Table.from_pylist([*rows], schema=SCHEMA).drop_columns([*NEW_WITH_SCORES])
+    for name, value in own.items():
+        table = table.append_column(name, pa.array([value] * len(rows)))
+    return table
+
+
+def test_columns_of_the_manifest_that_are_columns_of_results_by_now_stay_beside_them(
+    tmp_path: Path,
+) -> None:
+    output = Folder(str(tmp_path))
+    store_table(output, "r1", of_before(a_result("v", "a"), a_result("w", "a"), **OWN))
+    store(output, "r2", a_result("w", "a", mask="masks/w/a.mp4"))
+    expected = {f"manifest_{name}": value for name, value in OWN.items()}
+    for _ in range(2):
+        old, new = current_rows(output)
+        assert {name: old[name] for name in expected} == expected
+        assert not any(old.get(name) for name in OWN)
+        assert (new["video_id"], new["mask"]) == ("w", "masks/w/a.mp4")
+        compact(output, "r3")
+    assert [name.partition("-")[0] for name in part_names(output)] == ["results/r3"]
+
+
+def test_a_name_that_the_manifest_has_too_gets_another_one(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    store_table(output, "r1", of_before(a_result("v", "a"), round=2, manifest_round="a"))
+    (row,) = current_rows(output)
+    assert (row["manifest_manifest_round"], row["manifest_round"]) == (2, "a")

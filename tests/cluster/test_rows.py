@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cluster.rows import (
     check_row,
     default_edit_id,
+    default_id_of,
     default_video_id,
     display_id,
     id_problem,
@@ -409,3 +410,57 @@ def test_a_printable_value_is_shown_as_it_is() -> None:
 def test_a_seed_that_is_no_whole_number_has_an_edit_id_of_its_own() -> None:
     assert default_edit_id("x", "", None, 1.5) != default_edit_id("x", "", None, 1)
     assert default_edit_id("x", "", None, 1.0) == default_edit_id("x", "", None, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "mask"),
+    [
+        ("m.png", "/clips/m.png"),
+        ("s3://b/x/../m.mp4", "s3://b/m.mp4"),
+        ("auto", "auto"),
+        ("none", "none"),
+    ],
+)
+def test_a_mask_is_resolved_as_a_video_is_and_the_rows_is_that_of_edits_without(
+    given: str, mask: str
+) -> None:
+    edits = [{"prompt": "p"}, {"prompt": "q", "mask": "own.png"}]
+    row = {"video": "a.mp4", "mask": given, "edits": edits}
+    made = check_row(row, base="/clips").video.edits
+    assert [edit.mask for edit in made] == [mask, "/clips/own.png"]
+    alone = check_row({**row, "mask": None}, base="/clips").video.edits
+    assert [edit.mask for edit in alone] == [None, "/clips/own.png"]
+    assert [edit.edit_id for edit in alone] == [edit.edit_id for edit in made]
+
+
+@pytest.mark.parametrize(
+    "mask", ["", " ", 3, True, b"m.png", ["m.png"], "a\nb", "nope://m", "s3:/b"]
+)
+def test_a_wrong_mask_costs_the_edits_that_have_it(mask: object) -> None:
+    edits = [{"prompt": "p", "mask": mask}, {"prompt": "q"}, {"prompt": "r", "mask": "auto"}]
+    checked = check_row({"video": "a.mp4", "edits": edits})
+    assert [edit.prompt for edit in checked.video.edits] == ["q", "r"]
+    (failure,) = checked.failures
+    assert failure.code == ErrorCode.BAD_MASK
+    assert failure.message.startswith("mask ")
+    of_the_row = check_row({"video": "a.mp4", "mask": mask, "edits": edits[1:]})
+    assert [edit.prompt for edit in of_the_row.video.edits] == ["r"]
+    assert of_the_row.failures[0].message.startswith("the row's mask ")
+
+
+def test_a_mask_changes_the_default_id_of_its_edit_and_an_instruction_does_not() -> None:
+    wishes = [{}, {"mask": None}, {"instruction": "make it red"}, {"mask": "m.png"}]
+    wishes += [{"mask": "./m.png"}, {"mask": "n.png"}, {"mask": "auto"}]
+    ids = [default_id_of({"prompt": "p", **wish}) for wish in wishes]
+    assert ids[0] == default_edit_id("p", None, None, None) == "edit-ebe06549"
+    assert [ids.index(one) for one in ids] == [0, 0, 0, 3, 3, 5, 6]
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, None), ("", None), ("make it", "make it")])
+def test_an_instruction_travels_with_its_edit(given: str | None, kept: str | None) -> None:
+    (edit,) = check_row(
+        {"video": "a", "edits": [{"prompt": "p", "instruction": given}]}
+    ).video.edits
+    assert edit.instruction == kept
+    (failure,) = check_row({"video": "a", "edits": [{"prompt": "p", "instruction": 3}]}).failures
+    assert "instruction is 3; expected a string or null" in failure.message

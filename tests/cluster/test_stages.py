@@ -219,6 +219,8 @@ def test_a_group_is_asked_for_all_that_a_row_says_and_for_nothing_else(
         "negative_prompt": "blur",
         "guidance_scale": 4.0,
         "seed": 2,
+        "mask": "m.png",
+        "instruction": "make it red",
     }
     frames = {"start_frame": 5, "num_frames": 9, "fps": 8.0, "seed": 1}
     blue = {"edit_id": "blue", "prompt": "a blue cube"}
@@ -230,13 +232,17 @@ def test_a_group_is_asked_for_all_that_a_row_says_and_for_nothing_else(
     invert, reconstruct = messages()
     assert [start["work"] for start in starts] == ["edits", "edits"]
     video = {"video": "/clips/a", "video_id": "v", "source_prompt": "a cube", **frames}
-    assert invert == {"video": {**video, "edits": []}}
+    assert invert == {"video": {**video, "edits": [], "mask": "/clips/m.png"}}
+    video["mask"] = None
+    red |= {"mask": "/clips/m.png", "instruction": "make it red"}
     blank = {"negative_prompt": "", "guidance_scale": None, "seed": None}
+    blank |= {"mask": None, "instruction": None}
     assert reconstruct["video"] == {**video, "edits": [red, {**blue, **blank}]}
     assert reconstruct["inversion"]["trajectory"] == "k"
     assert [row["guidance_scale"] for row in made] == [4.0, 6.0]
     assert [row["prompt"] for row in made] == ["a red cube", "a blue cube"]
     assert {row["source_prompt"] for row in made} == {"a cube"}
+    assert [row["instruction"] for row in made] == ["make it red", None]
     assert {row["run"] for row in made} == {"r"}
 
 

@@ -245,6 +245,7 @@ def test_a_pod_that_goes_has_the_run_end_in_order(tmp_path: Path, by: str) -> No
     assert (run.returncode, out) == (143, "asked\n" * (by == "hook") + "ended in order\n")
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 def test_the_entry_command_makes_the_edits_of_a_small_job(tmp_path: Path) -> None:
     """With a real `retake run`, which starts Ray; on a cluster it finds RAY_ADDRESS."""

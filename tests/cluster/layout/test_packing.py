@@ -107,6 +107,7 @@ def nodes() -> Iterator[None]:
         cluster.shutdown()
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 def test_large_groups_find_room_that_small_ones_would_take(nodes: None) -> None:
     import ray

@@ -20,10 +20,10 @@ from cluster.layout.work import (
 from pipeline.algorithm.inversion import invert
 from pipeline.model.scheduler import schedule_from_config
 from pipeline.model.transformer import ForwardCounter
-from pipeline.plan import highest_stored
+from pipeline.plan import edit_plans, highest_stored
 from pipeline.quality.certificate import round_trip_db
-from pipeline.records import Forwards
-from pipeline.settings import EditingSettings, Inversion, Reconstruction
+from pipeline.records import EditSpec, Forwards
+from pipeline.settings import EditingSettings, Inversion, Reconstruction, Variation
 from tests.cluster.layout.simulation import Busy, shared, split
 from tests.cluster.layout.test_placement import gpu_nodes, groups
 from tests.named_prompts import Edit, NamedModel, edit_with
@@ -184,3 +184,29 @@ def test_the_durations_that_a_choice_is_made_by_are_those_of_the_simulation() ->
         off.append(abs(split_duration(work, count, inverting, editing) / real.duration - 1))
     assert np.mean(off) < 0.02
     assert np.quantile(off, 0.95) < 0.12
+
+
+@pytest.mark.parametrize("reference", ["empty", "shared", "script", "none"])
+def test_candidates_are_counted_as_a_model_computes_them(reference: Any, model: NamedModel) -> None:
+    how = Reconstruction(
+        start=0.6,
+        reference=reference,
+        edits_at_once=8,
+        candidates=(
+            Variation(start=1.0, inject_steps=(0.0, 0.5)),
+            Variation(guidance_scale=1.0),
+            Variation(start=0.4, guidance_steps=(0.0, 1.0), inject_steps=(0.5, 1.0)),
+        ),
+    )
+    settings = replace(DEFAULTS, inversion=Inversion(steps=5), reconstruction=how)
+    schedule = schedule_from_config(scheduler("5b"), 5)
+    latents = torch.randn(6, 3, 16, 8, 12, generator=torch.Generator().manual_seed(2))
+    specs = [how.filled(EditSpec(f"edit {i}"), i) for i in range(2)]
+    plans = edit_plans(how, specs)
+    edits = [Edit(p.edit.prompt, "", p.edit.guidance_scale or 0.0) for p in plans]
+    model.forwards = ForwardCounter()
+    edit_with(model, lambda level: latents[level], edits, schedule, [p.settings for p in plans])
+    counted = Forwards(plain=model.forwards.plain, injected=model.forwards.injected)
+    assert reconstruction_forwards(settings, 2) == counted
+    assert how.edits_a_unit == 2
+    assert Amount(videos=3, edits=15).units(settings) == 3 * 3  # 5 edits a video, two at a time

@@ -73,7 +73,7 @@ def a_run(folder: Path) -> Iterator[Scraped]:
             later = f"count(timestamp(ray_retake_edits_total) > {fetched})"
             _wait_for(lambda: ask(later, fetched), "Prometheus lacks the last numbers")
         results = sorted((folder / "out/results").glob("*.parquet"))
-        run = results[-1].name[: -len("-000000.parquet")]
+        run = results[-1].name.partition("-")[0]
         yield Scraped(run, text, (lambda query: ask(query, began)) if ask else None)
 
 

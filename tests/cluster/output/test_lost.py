@@ -109,3 +109,28 @@ def test_an_output_folder_without_anything_has_nothing_lost(tmp_path: Path) -> N
     before_a_run(output, "r1", pytest.fail)
     assert find_lost(output) == []
     assert list(Folder("memory://nothing").sizes("edits")) == []
+
+
+@pytest.mark.parametrize("folder", ["masks", "candidates"])
+def test_an_edit_is_lost_whose_mask_is_gone_wherever_it_lies(tmp_path: Path, folder: str) -> None:
+    output, rows = Folder(str(tmp_path)), []
+    for edit in "abc":
+        row = an_edit(output, "v", edit)
+        row["mask"] = f"masks/v/{edit}.mp4"
+        if folder == "candidates":
+            row["output"], row["mask"] = (
+                f"candidates/v/{edit}/1{end}.mp4" for end in ("", ".mask")
+            )
+            output.write(row["output"], b"x" * 5)
+        output.write(row["mask"], b"y")
+        rows.append(row)
+    store(output, "r1", *rows, an_edit(output, "v", "d"))
+    assert find_lost(output) == []
+    output.remove(rows[0]["mask"])
+    output.write(rows[1]["mask"], b"")
+    assert find_lost(output) == [
+        Lost(rows[0]["output"], f"has lost its mask: {rows[0]['mask']} is gone"),
+        Lost(rows[1]["output"], f"has lost its mask: {rows[1]['mask']} is empty"),
+    ]
+    before_a_run(output, "r2", lambda note: None)
+    assert [("v", edit, "f") in done_edits(output) for edit in "abcd"] == [0, 0, 1, 1]

@@ -129,3 +129,16 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     status, text = verified(Folder(str(tmp_path)))
     assert status == 1
     assert "no rows in results/*.parquet" in text
+
+
+def test_a_mask_that_cannot_be_decoded_is_found(output: Folder) -> None:
+    clip = a_clip()
+    output.write("edits/v/d.mp4", clip)
+    output.write("masks/v/d.mp4", clip[: len(clip) // 2])
+    size = {"frames": 9, "height": 32, "width": 48, "size_bytes": len(clip)}
+    row = a_result("v", "d", output="edits/v/d.mp4", mask="masks/v/d.mp4", run="r2", **size)
+    store(output, "r2", row)
+    assert verify(output).lost == []
+    (lost,) = verify(output, decode=True).lost
+    assert lost.output == "edits/v/d.mp4"
+    assert lost.why.startswith("has lost its mask: masks/v/d.mp4 cannot be decoded: ")

@@ -21,6 +21,8 @@ EDIT = {
     "negative_prompt": pa.string(),
     "guidance_scale": pa.float64(),
     "seed": pa.float64(),
+    "mask": pa.string(),
+    "instruction": pa.string(),
     "note": pa.string(),
 }
 SCHEMA = pa.schema(
@@ -33,6 +35,7 @@ SCHEMA = pa.schema(
         "num_frames": pa.float64(),
         "fps": pa.float32(),
         "seed": pa.int64(),
+        "mask": pa.string(),
         "split": pa.string(),
     }
 )
@@ -44,6 +47,7 @@ VIDEOS = st.sampled_from(
     "a.mp4|./a.mp4|x/../a.mp4|/v/a.mp4|s3://b/x/../a.mp4|s3://b//a?x=/b.mp4|~/a|s3://| ||"
     "zip://a.mp4::s3://b/c.zip|https://h/a.mp4?q=1|file:/v/a.mp4".split("|")
 )
+MASKS = st.none() | st.sampled_from(["auto", "none", "m.png", "./m.png", "{}"]) | VIDEOS
 EDITS = st.fixed_dictionaries(
     {
         "edit_id": IDS,
@@ -51,6 +55,8 @@ EDITS = st.fixed_dictionaries(
         "negative_prompt": TEXTS,
         "guidance_scale": REAL,
         "seed": WHOLE,
+        "mask": MASKS,
+        "instruction": TEXTS,
         "note": st.none(),
     }
 )
@@ -64,14 +70,19 @@ ROWS = st.fixed_dictionaries(
         "num_frames": WHOLE,
         "fps": REAL,
         "seed": st.none() | st.integers(-1, 2**63 - 1),
+        "mask": MASKS,
         "split": TEXTS,
     }
 )
 
 
-def a_job_of(reference: Literal["empty", "source"]) -> Job:
+def a_job_of(
+    reference: Literal["empty", "source"],
+    mask: Literal["none", "auto"] = "none",
+    composite: bool = False,
+) -> Job:
     job = a_job()
-    how = Reconstruction(reference=reference)
+    how = Reconstruction(reference=reference, mask=mask, composite=composite)
     return replace(job, editing=replace(job.editing, reconstruction=how), base="s3://base/m")
 
 
@@ -80,11 +91,16 @@ def by_columns(job: Job, table: pa.Table) -> set[tuple[Any, ...]]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(ROWS, max_size=4), st.sampled_from(["empty", "source"]))
+@given(
+    st.lists(ROWS, max_size=4),
+    st.sampled_from(["empty", "source"]),
+    st.sampled_from(["none", "auto"]),
+    st.booleans(),
+)
 def test_each_edit_that_the_check_accepts_has_the_same_ids_and_fingerprint(
-    rows: list[dict[str, Any]], reference: Any
+    rows: list[dict[str, Any]], reference: Any, mask: Any, composite: bool
 ) -> None:
-    job = a_job_of(reference)
+    job = a_job_of(reference, mask, composite)
     table = pa.Table.from_pylist(rows, SCHEMA)
     checked = [work_of_row(job, row) for row in table.to_pylist()]
     accepted = {

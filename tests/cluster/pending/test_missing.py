@@ -8,7 +8,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from cluster.pending.missing import LOOK_AT_ONCE, MissingVideos, Places
-from cluster.pending.rows import _errors_of
+from cluster.pending.rows import _looked_for
 from cluster.stages.blocks import EditWork, VideoWork
 from pipeline.errors import ErrorCode
 from pipeline.storage import write_file
@@ -31,12 +31,12 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_a_video_that_is_not_there_is_refused_and_one_that_is_goes_on(folder: str) -> None:
     write_file(f"{folder}/a.mp4", b"video")
-    assert MissingVideos(Places.ALL).error_of(work(f"{folder}/a.mp4")) is None
-    error = MissingVideos(Places.ALL).error_of(work(f"{folder}/b.mp4"))
+    assert MissingVideos(Places.ALL).error_of(f"{folder}/a.mp4") is None
+    error = MissingVideos(Places.ALL).error_of(f"{folder}/b.mp4")
     assert error
     assert error.code == ErrorCode.VIDEO_NOT_FOUND
     assert f"{folder}/b.mp4" in error.message
-    assert MissingVideos(Places.ALL).error_of(work(folder)), "a folder is no video"
+    assert MissingVideos(Places.ALL).error_of(folder), "a folder is no video"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_files_of_this_machine_are_looked_for_only_where_it_is_the_only_one(
     places: Places, looked_at: list[str]
 ) -> None:
     missing = {"local": "/nowhere/a.mp4", "memory": "memory://nowhere/a.mp4"}
-    found = [name for name, video in missing.items() if MissingVideos(places).error_of(work(video))]
+    found = [name for name, video in missing.items() if MissingVideos(places).error_of(video)]
     assert found == looked_at
 
 
@@ -62,7 +62,7 @@ def test_files_of_this_machine_are_looked_for_only_where_it_is_the_only_one(
     ],
 )
 def test_what_nobody_can_tell_goes_on_to_a_group(video: str) -> None:
-    assert MissingVideos(Places.ALL).error_of(work(video)) is None
+    assert MissingVideos(Places.ALL).error_of(video) is None
 
 
 def test_a_store_that_does_not_answer_is_asked_no_more_and_its_videos_go_on(
@@ -73,16 +73,17 @@ def test_a_store_that_does_not_answer_is_asked_no_more_and_its_videos_go_on(
         monkeypatch.setenv(name, value)
     S3FileSystem.clear_instance_cache()
     videos = MissingVideos(Places.ALL)
-    assert videos.error_of(work("s3://bucket/a.mp4")) is None
+    assert videos.error_of("s3://bucket/a.mp4") is None
     assert videos.silent == {"s3://bucket"}
     monkeypatch.setattr("cluster.pending.missing.check_file", lambda *_, **__: pytest.fail("asked"))
-    assert videos.error_of(work("s3://bucket/b/c.mp4")) is None
+    assert videos.error_of("s3://bucket/b/c.mp4") is None
     S3FileSystem.clear_instance_cache()
 
 
 def test_a_video_without_a_pending_edit_is_not_looked_for() -> None:
     refused = EditWork(edit_id="e", error_code=ErrorCode.EMPTY_PROMPT, error="no prompt")
-    assert MissingVideos(Places.ALL).error_of(work("/nowhere/a.mp4", refused)) is None
+    given = work("/nowhere/a.mp4", refused)
+    assert MissingVideos(Places.ALL).looked_for(given) is given
 
 
 def test_rows_of_missing_videos_come_out_refused_with_their_other_edits(folder: str) -> None:
@@ -100,16 +101,34 @@ def test_rows_of_missing_videos_come_out_refused_with_their_other_edits(folder: 
     assert set(checked.refused["status"].to_pylist()) == {"failed"}
 
 
+def test_an_edit_whose_mask_is_missing_is_refused_and_those_beside_it_go_on(folder: str) -> None:
+    for name in ("a.mp4", "m.png"):
+        write_file(f"{folder}/{name}", b"content")
+    masks = {"given": "m.png", "gone": "gone.png", "auto": "auto", "of the row": None}
+    row = {**a_row("a", *masks), "video": f"{folder}/a.mp4", "mask": f"{folder}/other.png"}
+    for edit, name in zip(row["edits"], masks.values(), strict=True):
+        edit["mask"] = f"{folder}/{name}" if name and "." in name else name
+    (checked,) = replace(pending_of(a_job(), [row]), places=Places.ALL)
+    assert [edit["edit_id"] for edit in checked.work["edits"].to_pylist()[0]] == ["given", "auto"]
+    refused = checked.refused.select(["edit_id", "error_code", "error"]).to_pylist()
+    assert [(one["edit_id"], one["error_code"]) for one in refused] == [
+        ("gone", "bad_mask"),
+        ("of the row", "bad_mask"),
+    ]
+    assert f"the mask {folder}/gone.png: there is no such file" in refused[0]["error"]
+
+
 def test_few_videos_are_looked_for_ahead() -> None:
     """A process that is to end waits for all that it has asked storage for."""
     asked: list[str] = []
 
     class Asked:
-        def error_of(self, video: VideoWork) -> None:
+        def looked_for(self, video: VideoWork) -> VideoWork:
             asked.append(video.video)
+            return video
 
     works = [VideoWork(f"{number}.mp4", str(number)) for number in range(1000)]
     with ThreadPoolExecutor(LOOK_AT_ONCE) as pool:
-        found = _errors_of(Asked(), works, pool)  # type: ignore[arg-type]
-        assert next(found) is None
+        found = _looked_for(Asked(), works, pool)  # type: ignore[arg-type]
+        assert next(found) is works[0]
     assert len(asked) == 2 * LOOK_AT_ONCE

@@ -98,7 +98,7 @@ def invert(video: VideoSpec) -> InversionResult:
     )
 
 
-def edit(video: VideoSpec, inversion: InversionResult) -> list[EditResult]:
+def edit(video: VideoSpec, inversion: InversionResult, number: int = 0) -> list[EditResult]:
     as_its_name_says(video)
     damage = "altered" if video.video.endswith("altered") else inversion.trajectory_damage
     return [

@@ -50,7 +50,9 @@ def prepare(_: Start, __: Channel) -> Handler:
 
         return read
 
-    def edit(video: VideoSpec, inversion: InversionResult) -> list[Future[EditResult] | None]:
+    def edit(
+        video: VideoSpec, inversion: InversionResult, number: int = 0
+    ) -> list[Future[EditResult] | None]:
         number = overlap.read(video.video, reading(video))
         timeline.add(f"{number} is at work")
         if number + 1 < VIDEOS:

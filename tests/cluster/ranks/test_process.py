@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster.candidates.made import gathered
 from cluster.ranks.channel import Channel
 from cluster.ranks.editing import prompt_store
 from cluster.ranks.messages import EditVideo, InvertVideo, Start, joined
@@ -18,7 +19,13 @@ from pipeline.media.encoding import write_clip
 from pipeline.model.checkpoint import load_text_encoder, open_checkpoint
 from pipeline.model.text_encoder import encode_prompt
 from pipeline.records import EditResult, EditSpec, InversionResult, VideoSpec, from_dict
-from pipeline.settings import EditingSettings, Inversion, Reconstruction, VideoSettings
+from pipeline.settings import (
+    EditingSettings,
+    Inversion,
+    Reconstruction,
+    Variation,
+    VideoSettings,
+)
 from tests.drawn_videos import waves
 
 pytestmark = pytest.mark.distributed
@@ -88,6 +95,41 @@ def test_a_group_leaves_no_temporary_file_and_reports_which_ranks_slice_was_dama
     assert f"{shard.name}, level 2: chunk 47 is altered" in str(made.trajectory_damage)
     assert group.starts == 1
     assert not list(temporary.iterdir())
+
+
+@pytest.mark.soak
+def test_two_ranks_share_candidates_with_masks_and_refuse_the_same_edit(
+    settings: EditingSettings, temporary: Path, video: VideoSpec, tmp_path: Path
+) -> None:
+    how = replace(settings.reconstruction, start=0.5, candidates=(Variation(noise=0.5),))
+    settings = replace(settings, reconstruction=how)
+    mask = torch.zeros(9, 40, 60, 3, dtype=torch.uint8)
+    mask[:, :, :20] = 255
+    with (tmp_path / "mask.mp4").open("wb") as file:
+        write_clip(file, mask, fps=8)
+    asked = {"own": str(tmp_path / "mask.mp4"), "gone": str(tmp_path / "gone"), "found": "auto"}
+    edits = [EditSpec("a red fox", edit_id=name, mask=mask) for name, mask in asked.items()]
+    start = Start("edits", asdict(settings), "cpu", ulysses=2)
+    group = RankGroup(
+        rank_command(), 2, start, start_deadline_s=DEADLINE_S, stall_deadline_s=DEADLINE_S
+    )
+    try:
+        group.start()
+        inversion = from_dict(InversionResult, group.request(InvertVideo(video))[0].result)
+        answers = group.request(EditVideo(replace(video, edits=tuple(edits)), inversion))
+    finally:
+        group.close()
+    rows = gathered([from_dict(EditResult, one) for one in joined(answers).result], how)
+    own, gone, found = rows
+    assert [row.edit_id for row in rows] == list(asked)
+    assert (gone.error_code, gone.output) == ("bad_mask", None)
+    for row in (own, found):
+        masks = [f"candidates/clip/{row.edit_id}/{number}.mask.mp4" for number in range(2)]
+        assert [one.mask for one in row.candidates] == masks
+    for one in (*own.candidates, *found.candidates):
+        assert one.error_code is None
+        for name in filter(None, (one.output, one.mask)):
+            assert (Path(settings.output) / name).stat().st_size
 
 
 def test_a_wait_for_storage_is_reported_each_time_and_logged_once(

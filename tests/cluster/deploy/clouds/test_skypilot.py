@@ -151,6 +151,7 @@ def test_what_retake_stop_ended_is_not_launched_again(
     assert done.returncode == of_the_node
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.timeout(240)
 def test_the_nodes_of_a_job_find_each_other_and_the_first_runs_it(tmp_path: Path) -> None:
