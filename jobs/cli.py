@@ -10,6 +10,7 @@ from jobs.commands import work
 from jobs.commands import plan
 from jobs.commands import manifest
 from jobs.commands import output
+from jobs.commands import export
 from jobs.commands import submission
 from jobs.commands import watching
 from jobs.commands import logs

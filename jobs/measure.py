@@ -1,175 +1,239 @@
-"""`retake metrics`: numbers that need another model, added to the results of a job.
+"""`retake metrics`: the scores that edits lack, measured after the job as its own stage does.
 
-Each result file is rewritten with more columns: the numbers, and for each model the column that
-names it (`clip_model`, `dino_model`). A row that was measured with the same model is left alone, so
-a command that was stopped goes on, and one after another run measures only the new edits.
+Each edit that was measured gets a newer row in the results, whole, with its scores; the newest row
+of an edit counts. So a command that was stopped goes on where it was, and one after another run
+measures only the new edits. At the end the older rows are put away.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from cluster.output.lease import held
-from cluster.results.parts import part_names, read_parts
-from cluster.results.schema import plain_rows, to_parquet
+from cluster.accept import Rules, WrongRule
+from cluster.candidates.made import FOLDER as CANDIDATES
+from cluster.output.lease import Lease, held
+from cluster.output.naming import after, run_name, runs_with_results
+from cluster.pending.unscored import Unscored, lacks
+from cluster.results.again import whole_reading
+from cluster.results.compaction import compact, find_current, read_current
+from cluster.results.parts import part_names
+from cluster.results.schema import plain_rows
+from cluster.results.writer import ResultWriter
+from cluster.settings import ClusterSettings
+from cluster.stages.score import GIVEN_BACK, SECONDS, ScoreEdits
+from jobs.accept import numbers_of
+from jobs.accept.remembered import rules_in
 from jobs.errors import JobError, WrongOption
-from jobs.spec import absolute, model
-from pipeline.errors import RowError
-from pipeline.redaction import say
+from jobs.spec import absolute, model, read_resolved
+from pipeline.records import from_dict
+from pipeline.redaction import has_hidden, say
+from pipeline.scores import Scores
+from pipeline.settings import ScoreSettings
 from pipeline.storage import Folder
 
 if TYPE_CHECKING:
-    import torch
+    from pipeline.quality.scoring import Scorer
 
-SAVE_EVERY_S = 60.0
-COLUMNS = {"clip": ("clip_text", "clip_frames"), "dino": ("dino_source",)}
-
-Row = dict[str, Any]
-Measure = Callable[["torch.Tensor", Row], dict[str, float]]
+LOOKED_AT = ("status", "scores", "output")
+ROWS_AT_ONCE = 256
+"""Rows of results that are in memory."""
 
 
 @dataclass
 class Measured:
-    """What a command did: edits measured, left as they were, and unreadable, with one reason."""
+    """What a command did.
 
+    Args:
+        total: edits that lacked a score when it began; `before` are those that did not.
+        edits: measured.
+        failed: edits without a score that was asked for, which the next command tries again.
+        unchosen: edits that lack a score and whose best candidate the job has still to choose.
+        reason: why, of the first.
+    """
+
+    total: int = 0
     edits: int = 0
     before: int = 0
-    unreadable: int = 0
+    failed: int = 0
+    unchosen: int = 0
     reason: str = ""
+
+
+def settings_of(
+    frames: bool, clip: str | None, dino: str | None, judge: str | None, judge_model: str | None
+) -> ScoreSettings:
+    """What the options of the command ask for.
+
+    Args:
+        clip, dino: folders or names on the Hub.
+        judge: the same, or the URL of a server.
+    """
+    from pipeline.quality.judge.endpoint import is_url
+
+    return ScoreSettings(
+        frames=frames,
+        clip=model(clip) if clip else None,
+        dino=model(dino) if dino else None,
+        judge=model(judge) if judge and not is_url(judge) else judge,
+        judge_model=judge_model,
+    )
 
 
 def measure_results(
     output_uri: str,
-    models: Mapping[str, str],
+    asked: ScoreSettings,
     device: str = "auto",
     on_progress: Callable[[Measured], None] = lambda measured: None,
     *,
     wait: bool = False,
 ) -> Measured:
-    """Measure every edit of an output folder, as the only one that writes to it.
+    """Measure the edits of an output folder, as the only one that writes to it.
 
     Args:
-        models: the folder or Hub name of each model, `clip` and `dino`.
+        asked: what is measured; by default what the job of the folder asks for.
         device: a torch device; `auto` is a GPU where there is one.
         on_progress: called after each edit.
         wait: for a run that writes to the folder; else it is an error.
 
     Raises:
-        WrongOption: no model was named.
-        CannotRun: a run writes to the folder.
-        JobError: one cannot be opened, or the folder holds no results.
+        WrongOption: nothing is to be measured.
+        CannotRun: a run writes to the folder, or storage does not take the results.
+        JobError: a model cannot be opened, or the folder holds no results.
     """
-    if not models:
-        raise WrongOption("no model to measure with: give --clip PATH, --dino PATH or both")
     output = Folder(absolute(output_uri))
     if not part_names(output):
         raise JobError(
             f"{output.uri}: no rows in results/*.parquet; run the job first, with the same folder"
         )
-    loaded = [_load(kind, model(location), device, output) for kind, location in models.items()]
+    scorer = _load(_wanted(output, asked), device)
     measured = Measured()
     with held(output, "", wait=wait, on_wait=say, command="retake metrics") as lease:
-        for name, table in read_parts(output):
-            _check_columns(name, table, loaded)
-            _measure_part(output, name, table, loaded, measured, on_progress)
-            lease.check()
+        pending = _pending(output, scorer.fingerprints(), measured)
+        stage = ScoreEdits(output.uri, scorer.settings, _rules(output), scorer=scorer)
+        if pending:
+            _measure(output, pending, stage, lease, measured, on_progress)
     return measured
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A model that measures.
+def _wanted(output: Folder, asked: ScoreSettings) -> ScoreSettings:
+    if not any((asked.frames, asked.clip, asked.dino, asked.judge)):
+        asked = _of_the_job(output)
+    if not any((asked.frames, asked.clip, asked.dino, asked.judge)):
+        raise WrongOption(
+            "nothing to measure: give --frames, --clip PATH, --dino PATH or --judge PATH; the job "
+            "of this folder has no `score` either"
+        )
+    return asked
 
-    Args:
-        kind: `clip` or `dino`.
-        location: its folder or Hub name, which the results name it by.
-        measure: the numbers of an edit, from its frames and its row.
+
+def _of_the_job(output: Folder) -> ScoreSettings:
+    values = read_resolved(output).get("score") or {}
+    try:
+        asked = ScoreSettings(**values)
+    except (TypeError, ValueError) as error:
+        raise JobError(
+            f"{output.uri}/job.yaml: score: {error}; name what to measure with options instead"
+        ) from error
+    if asked.judge and has_hidden(asked.judge):
+        raise JobError(
+            f"{output.uri}/job.yaml: score.judge is {asked.judge}: a run leaves secrets out of "
+            "what it writes; give the whole URL with --judge"
+        )
+    return asked
+
+
+def _rules(output: Folder) -> Rules:
+    """What `accepted` was last decided by."""
+    texts = rules_in(output)
+    if not texts:
+        return Rules()
+    try:
+        more = whole_reading(lambda damaged: numbers_of(output, damaged))
+        return Rules.parse(texts, more=more)
+    except WrongRule as error:
+        raise JobError(
+            f"{output.uri}: {error}; decide by other rules with `retake accept`"
+        ) from error
+
+
+def _pending(output: Folder, wanted: Mapping[str, str], measured: Measured) -> Unscored:
+    """The newest rows of edits that lack a score.
+
+    One whose candidates wait to be compared is left to the job: with scores of its own it would
+    look as if the best had been chosen.
     """
+    rows: dict[str, np.ndarray] = {}
+    for name, numbers in find_current(output).items():
+        lacking = []
+        for table in read_current(output, {name: numbers}, lambda field: field.name in LOOKED_AT):
+            lacks_some = lacks(table, wanted)
+            made = pc.sum(pc.equal(table["status"], "ok")).as_py() or 0
+            measured.before += made - int(lacks_some.sum())
+            is_candidate = pc.fill_null(pc.starts_with(table["output"], f"{CANDIDATES}/"), False)
+            unchosen = lacks_some & is_candidate.to_numpy(zero_copy_only=False)
+            measured.unchosen += int(unchosen.sum())
+            lacking.append(lacks_some & ~unchosen)
+        chosen = numbers[np.concatenate([*lacking, np.zeros(0, bool)])]
+        if len(chosen):
+            rows[name] = chosen
+    pending = Unscored(output, rows)
+    measured.total = len(pending)
+    return pending
 
-    kind: str
-    location: str
-    measure: Measure
 
-    @property
-    def name_column(self) -> str:
-        return f"{self.kind}_model"
-
-    @property
-    def columns(self) -> dict[str, pa.DataType]:
-        """The columns that it adds to the results."""
-        return dict.fromkeys(COLUMNS[self.kind], pa.float64()) | {self.name_column: pa.string()}
-
-    def has_measured(self, row: Row) -> bool:
-        return row.get(self.name_column) == self.location
-
-
-def _measure_part(
+def _measure(
     output: Folder,
-    name: str,
-    table: pa.Table,
-    models: Sequence[_Model],
+    pending: Unscored,
+    stage: ScoreEdits,
+    lease: Lease,
     measured: Measured,
     on_progress: Callable[[Measured], None],
 ) -> None:
-    """Measure what is pending in one file; store now and then, so that a stop loses little."""
-    rows = plain_rows(table)
-    saved, changed = time.monotonic(), False
-    for row in rows:
-        if row["status"] != "ok":
-            continue
-        pending = [model for model in models if not model.has_measured(row)]
-        if not pending:
-            measured.before += 1
-            continue
-        try:
-            frames = _read(output, row["output"], row)
-            for one in pending:
-                row |= one.measure(frames, row) | {one.name_column: one.location}
-            measured.edits += 1
-            changed = True
-        except (RowError, OSError) as error:
-            measured.unreadable += 1
-            measured.reason = measured.reason or str(error)
-        on_progress(measured)
-        if changed and time.monotonic() - saved > SAVE_EVERY_S:
-            output.write(name, to_parquet(_with_columns(table, rows, models)))
-            saved, changed = time.monotonic(), False
-    if changed:
-        output.write(name, to_parquet(_with_columns(table, rows, models)))
+    """Measure row by row; what was measured is stored within seconds."""
+    run = after(run_name(), runs_with_results(output))
+    patience_s = ClusterSettings().storage_patience_s
+    writer = ResultWriter(output, run, patience_s, before=lease.check)
+    on_progress(measured)
+    try:
+        while (rows := pending.take(ROWS_AT_ONCE)) is not None:
+            for place in range(rows.num_rows):
+                found = stage(rows.slice(place, 1))
+                _count(found, stage, measured)
+                if found[GIVEN_BACK][0].as_py() is None:
+                    writer.add(found.drop_columns([GIVEN_BACK, SECONDS]))
+                writer.check()
+                on_progress(measured)
+    finally:
+        writer.close()
+    compact(output, run)
 
 
-def _with_columns(table: pa.Table, rows: list[Row], models: Sequence[_Model]) -> pa.Table:
-    for one in models:
-        for name, dtype in one.columns.items():
-            values = pa.array([row.get(name) for row in rows], dtype)
-            if name in table.column_names:
-                table = table.set_column(table.column_names.index(name), name, values)
-            else:
-                table = table.append_column(name, values)
-    return table
+def _count(found: pa.Table, stage: ScoreEdits, measured: Measured) -> None:
+    """Count a row that the stage gave back: as failed where the next command tries it again."""
+    assert stage.scorer
+    (row,) = plain_rows(found.select(["scores", GIVEN_BACK]))
+    scores = row["scores"] or {}
+    lacking = stage.scorer.lacking(from_dict(Scores, scores))
+    reasons = [row[GIVEN_BACK], *((scores.get(kind) or {}).get("error") for kind in lacking)]
+    if why := next(filter(None, reasons), None):
+        measured.failed += 1
+        measured.reason = measured.reason or why
+    else:
+        measured.edits += 1
 
 
-def _check_columns(name: str, table: pa.Table, models: Sequence[_Model]) -> None:
-    """Refuse to write over a column that came with the manifest."""
-    for one in models:
-        there = one.columns.keys() & {*table.column_names}
-        if there and there != one.columns.keys():  # what a model adds, it adds together
-            raise JobError(
-                f"{name}: has a column {min(there)!r} that came with the manifest; rename it there "
-                "and run the job again"
-            )
-
-
-def _load(kind: str, location: str, device: str, output: Folder) -> _Model:
+def _load(asked: ScoreSettings, device: str) -> Scorer:
     import torch
     from transformers.utils import logging
 
-    from pipeline.quality.similarity import ClipModel, ImageModel, WrongModel
+    from pipeline.quality.fingerprints import WrongModel
+    from pipeline.quality.scoring import Scorer
 
     logging.disable_progress_bar()
     if device == "auto":
@@ -179,25 +243,20 @@ def _load(kind: str, location: str, device: str, output: Folder) -> _Model:
     except (RuntimeError, AssertionError) as error:
         raise JobError(f"--device {device}: {error}") from error
     try:
-        if kind == "clip":
-            clip = ClipModel.load(location, device)
-            return _Model(kind, location, lambda frames, row: clip.measure(frames, row["prompt"]))
-        dino = ImageModel.load(location, device)
+        scorer = Scorer.load(asked, device)
+        if scorer.judge:
+            scorer.judge.fingerprint()  # where its server is away nothing is begun
+        return scorer
     except WrongModel as error:
-        raise JobError(f"--{kind} {error}") from error
-    return _Model(
-        kind,
-        location,
-        lambda frames, row: dino.measure(frames, _read(output, row["source"], row)),
-    )
+        raise JobError(_by_option(str(error), asked)) from error
 
 
-def _read(output: Folder, name: str, row: Row) -> torch.Tensor:
-    """The frames of a clip that the job wrote, uint8 [F, H, W, 3]."""
-    from pipeline.media.decoding import read_clip
-
-    with output.open(name) as file:
-        clip = read_clip(
-            file, name=name, height=row["height"], width=row["width"], frames=row["frames"]
-        )
-    return clip.frames
+def _by_option(text: str, asked: ScoreSettings) -> str:
+    """What is wrong with a model, after the option that named it."""
+    for kind in ("clip", "dino", "judge"):
+        place = getattr(asked, kind)
+        if text.startswith(f"score.{kind}"):
+            return f"--{kind}{text.removeprefix(f'score.{kind}')}"
+        if place and text.startswith(place):
+            return f"--{kind} {text}"
+    return text

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.accept import WrongRule, rules_of
+from cluster.candidates.choice import Ranking
 from cluster.job import Job
 from cluster.layout.work import injected_cost
 from cluster.output.naming import run_name
 from cluster.pending.scan import Scan, scan_manifest
 from cluster.stages.blocks import RESERVED
 from jobs.errors import JobError, ManifestError
+from jobs.jobfile.scores import score_problems
 from jobs.manifest.checks import ManifestInfo, check_manifest
 from jobs.spec import JobSpec
 from pipeline.errors import Unreadable
@@ -59,6 +62,7 @@ def prepare(spec: JobSpec, *, write: bool = True) -> Prepared:
     manifest = _read_manifest(spec.manifest, editing, problems)
     model = read_checkpoint(spec, editing, problems, _whole)
     alike = manifest[1].alike if manifest else None
+    problems.extend(score_problems(spec.score))
     problems.extend(
         _write_problems(editing.output, alike) if write else _output_problems(editing.output)
     )
@@ -75,7 +79,17 @@ def prepare(spec: JobSpec, *, write: bool = True) -> Prepared:
         checkpoint=checkpoint.pin,
         run=run_name(),
         injected=injected_cost(editing, checkpoint, clip.frames, clip.height, clip.width),
+        score=spec.score,
+        accept=spec.accept,
     )
+    try:
+        rules_of(job)
+    except WrongRule as error:
+        raise JobError("\n".join(f"accept: {line}" for line in str(error).splitlines())) from error
+    try:
+        Ranking.of(job)
+    except WrongRule as error:
+        raise JobError(str(error)) from error
     warnings = (*info.warnings, _alike(*scan.alike)) if scan.alike else info.warnings
     return Prepared(spec, job, scan, checkpoint, clip, info.extra_columns, warnings)
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import yaml
 
+from cluster.accept import measured_kinds
 from cluster.garbage import tidy
 from cluster.job import CannotRun, Job, WorkLost
 from cluster.layout.placement import given_address
@@ -21,11 +23,13 @@ from cluster.output.lease import Lease, LeaseLost, held
 from cluster.output.lost import before_a_run
 from cluster.pending.missing import Places
 from cluster.pending.rows import PendingRows
+from cluster.pending.unscored import Unscored, find_unscored
 from cluster.progress import Counts
 from cluster.results.damaged import setter_aside
 from jobs.display import Progress, console_of_a_run, show_end, show_plan
 from jobs.errors import counted
-from jobs.jobfile.paths import LOCATIONS
+from jobs.jobfile.paths import LOCATIONS, SCORE_MODELS
+from jobs.jobfile.scores import wanted_scores
 from jobs.plan.beside import PlanBeside
 from jobs.prepare import Prepared, prepare
 from jobs.spec import RESOLVED, JobSpec
@@ -40,6 +44,9 @@ from pipeline import __version__
 from pipeline.errors import Unreadable
 from pipeline.redaction import redacted
 from pipeline.storage import Folder, explain
+
+if TYPE_CHECKING:
+    from cluster.driver.rounds import Rounds
 
 PACKAGES = ("torch", "diffusers", "transformers", "ray", "xfuser", "pyarrow", "av")
 
@@ -59,7 +66,7 @@ def run_job(
         retry_quarantined: give edits another chance that an earlier run has quarantined.
 
     Returns:
-        How many edits failed.
+        How many edits failed, or are left without scores that the job asks for.
 
     Raises:
         JobError: the job cannot run as it is written.
@@ -87,22 +94,22 @@ def run_job(
             began = time.monotonic()
             prepared, job = _named(prepared, lease)
             todo = _compare(prepared, part, lease, progress, retry_quarantined)
-            counts = None
-            if todo.edits:
-                beside.begin(prepared, todo)
-                dataflow = _begin(prepared, todo, progress)
-                lease.check()
-                output.write(RESOLVED, resolved(prepared).encode())
-                with drains(job.cluster.stop_grace_s, lease.stopping) as region:
-                    ear.region = region
+            unscored = _unscored(prepared, part, progress)
+            counts, rounds = None, _rounds(job, todo, part)
+            if todo.edits or unscored or rounds:
+                if todo.edits:
+                    beside.begin(prepared, todo)
+                dataflow = _begin(prepared, todo, len(unscored), progress, lease)
+                with _draining(job, lease, ear) as region:
                     show = partial(_show, progress, region)
-                    with _forgiven(output, job.run, region):
-                        counts = dataflow.run(job, todo, show, stop=region.stop, lease=lease)
+                    how = {"stop": region.stop, "lease": lease}
+                    how |= {"unscored": unscored, "rounds": rounds}
+                    counts = dataflow.run(job, todo, show, **how)
             _tidy(job, lease, progress, whole=part is None)
             _sum_up(job, counts, began, progress, beside)
             heart.ends(*_how(counts, ear.region))
     show_end(counts, prepared, todo, part is not None, state.status().seconds, console)
-    return counts.failed if counts else 0
+    return counts.failed + _missing(counts) if counts else 0
 
 
 @dataclass
@@ -116,6 +123,15 @@ class _Ear:
         if self.progress:
             self.progress.note(f"asked to stop by {request.by} (`retake stop`)")
         ask_to_stop(self.region)
+
+
+@contextmanager
+def _draining(job: Job, lease: Lease, ear: _Ear) -> Iterator[Region]:
+    """Work that ends in order where it is asked to."""
+    with drains(job.cluster.stop_grace_s, lease.stopping) as region:
+        ear.region = region
+        with _forgiven(lease.output, job.run, region):
+            yield region
 
 
 @contextmanager
@@ -135,7 +151,14 @@ def _how(counts: Counts | None, region: Region | None) -> tuple[Ending, int]:
     """How a run ended that came to its end, and its exit status."""
     if region and region.stop.is_set():  # without a command that listens to signals
         return "stopped", status_of_a_stop()
-    return ("failed edits", 3) if counts and counts.failed else ("ok", 0)
+    if counts and counts.failed:
+        return "failed edits", 3
+    return ("scores missing", 3) if counts and _missing(counts) else ("ok", 0)
+
+
+def _missing(counts: Counts) -> int:
+    """Edits that are left without scores."""
+    return counts.scores.missing if counts.scores else 0
 
 
 def _waits(progress: Progress, text: str) -> None:
@@ -172,7 +195,37 @@ def _compare(
     return todo
 
 
-def _begin(prepared: Prepared, todo: PendingRows, progress: Progress) -> ModuleType:
+def _rounds(job: Job, todo: PendingRows, part: Part | None) -> Rounds | None:
+    """The further rounds of edits that are rejected; None where the job has none. Of a part of the
+    manifest, those of earlier runs are as of `_unscored`."""
+    if job.editing.reconstruction.until_accepted == 1:
+        return None
+    from cluster.driver.rounds import Rounds, find_rejected
+
+    if not _has_earlier(part):
+        return Rounds(job, todo)
+    return Rounds(job, todo, find_rejected(job, part.selection if part else None))
+
+
+def _has_earlier(part: Part | None) -> bool:
+    """Whether a run takes edits that earlier ones have made."""
+    return part is None or (part.limit is None and part.failed is None)
+
+
+def _unscored(prepared: Prepared, part: Part | None, progress: Progress) -> Unscored:
+    """The edits of earlier runs that lack a score. Of a part of the manifest, those that are named:
+    one that is of so many videos, or of failed edits, has none but those that it makes."""
+    job = prepared.job
+    if not (_has_earlier(part) and measured_kinds(job.score)):
+        return Unscored(Folder(job.editing.output), {})
+    progress.phase("looking for edits without scores")
+    wanted = wanted_scores(job.score, progress.note)
+    return find_unscored(job, wanted, selection=part.selection if part else None)
+
+
+def _begin(
+    prepared: Prepared, todo: PendingRows, unscored: int, progress: Progress, lease: Lease
+) -> ModuleType:
     """Say what begins; what runs it brings Ray, whose import takes seconds."""
     found = todo.found
     progress.state.put(
@@ -184,7 +237,11 @@ def _begin(prepared: Prepared, todo: PendingRows, progress: Progress) -> ModuleT
     )
     address = given_address()
     ray = f"connecting to Ray at {address}" if address else "starting Ray"
-    progress.phase(f"{ray}, {counted(todo.edits, 'edit')} to make")
+    to_do = [f"{counted(todo.edits, 'edit')} to make"] * bool(todo.edits or not unscored)
+    to_do += [f"{counted(unscored, 'stored edit')} to score"] * bool(unscored)
+    progress.phase(f"{ray}, {', '.join(to_do)}")
+    lease.check()
+    lease.output.write(RESOLVED, resolved(prepared).encode())
     from cluster import dataflow
 
     return dataflow
@@ -269,6 +326,7 @@ def resolved(prepared: Prepared) -> str:
     values = prepared.spec.plain()
     for name in (*LOCATIONS, "name"):  # a prompt that is altered would make other edits
         values[name] = redacted(values[name])
+    values["score"] |= {name: redacted(values["score"][name]) for name in SCORE_MODELS}
     first = {name: values.pop(name) for name in ("manifest", "output")}
     about = {
         "versions": {"retake": __version__, "python": platform.python_version()}

@@ -15,10 +15,18 @@ from annotated_types import MinLen
 
 from cluster.settings import ClusterSettings
 from jobs.errors import JobError
-from jobs.jobfile.paths import LOCATIONS, absolute, folder_of, location_of, model, name_of
+from jobs.jobfile.paths import (
+    LOCATIONS,
+    SCORE_MODELS,
+    absolute,
+    folder_of,
+    location_of,
+    model,
+    name_of,
+)
 from jobs.jobfile.problems import build
 from jobs.jobfile.reading import parse_yaml, read_values
-from pipeline.settings import EditingSettings
+from pipeline.settings import EditingSettings, ScoreSettings
 from pipeline.storage import Folder, explain
 from pipeline.values import shown
 
@@ -39,11 +47,15 @@ class JobSpec(EditingSettings):
         name: of the job, for the title of the gallery; by default that of the job file, or of
             the output folder.
         cluster: where the work runs.
+        score: what is measured of each edit.
+        accept: rules that an edit must satisfy, such as `background_psnr_db >= 30`.
     """
 
     manifest: Annotated[str, MinLen(1)]
     name: str = ""
     cluster: ClusterSettings = ClusterSettings()
+    score: ScoreSettings = ScoreSettings()
+    accept: tuple[str, ...] = ()
 
     def editing(self) -> EditingSettings:
         """The part that the processes with the model must know."""
@@ -115,11 +127,19 @@ def parse_job(
 
 def _located(values: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """The values of a job, its locations made absolute; a wrong value is left to the check."""
-    given = {key: values.get(key) for key in LOCATIONS}
-    return dict(values) | {
-        key: location_of(key, value, folder)
-        for key, value in given.items()
-        if isinstance(value, str) and value.strip()
+    located = dict(values) | _located_in(values, LOCATIONS, "", folder)
+    if isinstance(score := values.get("score"), Mapping):
+        located["score"] = dict(score) | _located_in(score, SCORE_MODELS, "score.", folder)
+    return located
+
+
+def _located_in(
+    values: Mapping[str, Any], names: Sequence[str], section: str, folder: str
+) -> dict[str, Any]:
+    return {
+        name: location_of(f"{section}{name}", value, folder)
+        for name in names
+        if isinstance(value := values.get(name), str) and value.strip()
     }
 
 
@@ -138,11 +158,16 @@ def _apply(values: dict[str, Any], change: str) -> str:
             )
         values[key] = inner = dict(inner or {})
         values = inner
-    values |= _located({keys[-1]: value}, "") if len(keys) == 1 else {keys[-1]: value}
+    # Of the command line: relative to the folder that the command runs in.
+    if len(keys) == 1:
+        values |= _located({keys[0]: value}, "")
+    else:
+        inside = _located({keys[0]: {keys[1]: value}}, "")[keys[0]] if len(keys) == 2 else {}
+        values |= {keys[-1]: value} | inside
     return ".".join(keys)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(one) for name, one in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value

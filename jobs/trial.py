@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.job import Job
 from cluster.manifest import ManifestFiles
 from cluster.pending.done import NOT_TAKEN, Answered, find_answered
 from cluster.pending.rows import PendingRows
 from cluster.results.damaged import Damaged, warn
 from cluster.results.failed import FailedOf
 from cluster.results.parts import read_parts
+from cluster.results.schema import OF_THE_MANIFEST
 from cluster.selection.entries import Entry, Selection
 from cluster.selection.survey import names, survey
 from jobs.errors import JobError, counted, nearest
@@ -75,9 +77,11 @@ def pending_rows(
         retry_quarantined: edits that an earlier run has quarantined are pending, too.
 
     Raises:
-        JobError: the part names what the manifest does not have.
+        JobError: the part names what the manifest does not have; or its column `mask` meant nothing
+            when the results were made.
     """
     part = part or Part()
+    _refuse_mask_of_before(prepared.job)
     if part.selection:
         refuse_unknown(prepared.job.files, part.selection)
     answered = find_answered(
@@ -88,6 +92,26 @@ def pending_rows(
         on_damaged=on_damaged,
     )
     return PendingRows(prepared.job, prepared.scan, answered, part.selection, part.limit)
+
+
+def _refuse_mask_of_before(job: Job) -> None:
+    """Where a manifest's column `mask` was its own, edits that are done would be made again."""
+    if "mask" not in job.files.schema.names:
+        return
+    output, own = Folder(job.editing.output), f"{OF_THE_MANIFEST}mask"
+    stored = (table[own] for _, table in read_parts(output, [own], lambda damaged: None))
+    given = (table["mask"] for table in job.files.tables(["mask"]))
+    if any(map(_has_values, stored)) and any(map(_has_values, given)):
+        raise JobError(
+            f"{job.manifest}: column 'mask': in the results of {output.uri} it passed through as a "
+            "column of your own; by now it names the mask of a row's edits, and those that are "
+            "done would be made again with it. Rename the column to keep them; for edits with "
+            "masks take another output folder"
+        )
+
+
+def _has_values(column: pa.ChunkedArray) -> bool:
+    return bool(column.null_count < len(column))
 
 
 def part_of(only: Sequence[str], limit: int | None, failed: FailedOf | None = None) -> Part | None:

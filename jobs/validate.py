@@ -1,24 +1,26 @@
 """`retake validate`: what a run would find out later is found now, and nothing is written.
 
-Each row goes through the row check of the run itself. The videos of the edits that are pending are
-looked for; with `deep` each is read as a run reads it. Neither torch nor Ray is imported, but by
-`deep`, which decodes.
+Each row goes through the row check of the run itself. The videos and masks of the edits that are
+pending are looked for; with `deep` each video is read as a run reads it. Neither torch nor Ray is
+imported, but by `deep`, which decodes.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 from rich.table import Table
 
 from cluster.layout.placement import check_machine
 from cluster.layout.work import Amount
-from cluster.stages.blocks import VideoWork
+from cluster.pending.missing import without_mask
+from cluster.rows import NO_FILES
+from cluster.stages.blocks import EditWork, VideoWork
 from jobs.display import SafeConsole, Ticker, show_plan
 from jobs.errors import counted
 from jobs.prepare import Prepared, prepare
@@ -121,8 +123,9 @@ def look_at_rows(
             if not deep:
                 pending = pending[: LOOK_FOR_UP_TO - found.videos_looked_for]
             answers = dict(zip(map(id, pending), pool.map(look, pending), strict=True))
+            masks = _MasksLookedFor(pool, pending)
             for work in works:
-                _count(found, work, answers.get(id(work)))
+                _count(found, masks.of(work), answers.get(id(work)))
             found.videos_looked_for += len(pending)
             if on_progress:
                 on_progress(found.videos_looked_for)
@@ -155,9 +158,32 @@ def _count(found: Findings, work: VideoWork, answer: RowError | int | None) -> N
         found.frames[answer] += 1
 
 
+class _MasksLookedFor:
+    """The masks of some videos' edits, each looked for once."""
+
+    def __init__(self, pool: ThreadPoolExecutor, works: Iterable[VideoWork]) -> None:
+        edits = (edit for work in works for edit in work.edits if edit.pending)
+        uris = list(
+            dict.fromkeys(edit.mask for edit in edits if edit.mask not in (None, *NO_FILES))
+        )
+        self._errors = dict(zip(uris, pool.map(_error_of, map(str, uris)), strict=True))
+
+    def of(self, work: VideoWork) -> VideoWork:
+        """The work, in which edits whose mask is not there are refused."""
+        return replace(work, edits=tuple(map(self._of, work.edits)))
+
+    def _of(self, edit: EditWork) -> EditWork:
+        error = self._errors.get(str(edit.mask)) if edit.pending else None
+        return without_mask(edit, error) if error else edit
+
+
 def _look_for(work: VideoWork) -> RowError | int | None:
+    return _error_of(str(work.video))
+
+
+def _error_of(uri: str) -> RowError | None:
     try:
-        check_file(str(work.video))
+        check_file(uri)
     except RowError as error:
         return error
     return None

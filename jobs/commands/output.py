@@ -63,30 +63,75 @@ def failures(
 @app.command()
 def metrics(
     output: Output,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="What frames alone say: background, change, motion.")
+    ] = False,
     clip: Annotated[
         str | None, typer.Option(metavar="PATH", help="A CLIP model: agreement with the prompt.")
     ] = None,
     dino: Annotated[
         str | None, typer.Option(metavar="PATH", help="A DINO model: agreement with the source.")
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="A model that answers in words; or a server's URL."),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model's name at that server.")
+    ] = None,
     device: Device = "auto",
     wait: Wait = False,
 ) -> int:
-    """Add numbers that need another model to the results. Not while a job writes to the folder.
+    """Measure the edits of a job after the fact, as its `score` does. Not while a job writes there.
 
-    PATH is a folder or Hub name that transformers opens. Edits that were measured before with the
-    same model are left alone. Exit status: 3 if some edits could not be read.
+    PATH is a folder or Hub name that transformers opens. Without options it measures what the job
+    asks for. Edits that were measured before in the same way are left alone; where the job has
+    rules to accept edits by, they decide anew. Exit status: 3 if some edits lack a score.
     """
     from jobs.display import show_measuring
-    from jobs.measure import measure_results
+    from jobs.measure import measure_results, settings_of
 
-    models = {kind: place for kind, place in {"clip": clip, "dino": dino}.items() if place}
+    asked = settings_of(frames, clip, dino, judge, judge_model)
     with show_measuring() as on_progress:
-        measured = measure_results(output, models, device, on_progress, wait=wait)
+        measured = measure_results(output, asked, device, on_progress, wait=wait)
     say(f"{counted(measured.edits, 'edit')} measured, {measured.before} had been before")
-    if measured.unreadable:
-        say(f"{measured.unreadable} not readable: {measured.reason}", problem=True)
-    return status_of(measured.unreadable)
+    if measured.failed:
+        say(f"{measured.failed} without a score: {measured.reason}", problem=True)
+    if measured.unchosen:
+        say(
+            f"{measured.unchosen} without a score: the best of their candidates is not chosen yet; "
+            "`retake run` with the job scores and compares them",
+            problem=True,
+        )
+    return status_of(measured.failed + measured.unchosen)
+
+
+@app.command()
+def accept(
+    output: Output,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE",
+            help='Such as "background_psnr_db >= 30"; may be repeated. By default those of the '
+            "job that the folder holds.",
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+) -> int:
+    """Decide anew which edits are accepted, by their scores. Not while a job writes to the folder.
+
+    Nothing is measured and nothing is made: `accepted` and `rejected_for` of the results change.
+    Printed is how many edits each rule rejects, how many it alone does, and of how many the number
+    is missing. With `--dry-run` a job may write to the folder meanwhile.
+    """
+    from jobs.accept import decide
+    from jobs.accept.show import lines_of
+
+    for line in lines_of(decide(output, rule or (), dry_run=dry_run, wait=wait), dry_run=dry_run):
+        say(line)
+    return EXIT_DONE
 
 
 @app.command()

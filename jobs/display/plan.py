@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cluster.accept import measured_kinds
 from jobs.display.console import SafeConsole, print_line
 from jobs.display.words import duration, failed_lines
 from jobs.errors import counted
@@ -18,7 +20,7 @@ NUMBERS = ("videos inverted", "edits done", "edits failed")
 
 if TYPE_CHECKING:
     from cluster.pending.rows import PendingRows
-    from cluster.progress import Counts
+    from cluster.progress import Counts, Scored
     from jobs.prepare import Prepared
 
 
@@ -43,13 +45,17 @@ def show_plan(prepared: Prepared, console: Console | None = None) -> None:
     )
     how = spec.reconstruction
     steps = denoising_steps(how, levels, [how.guidance_scale])
-    guided = sum(step.scales[0] > 1 for step in steps)
+    guided = sum((step.scales[0] or 0) > 1 for step in steps)
     table.add_row(
         "reconstruction",
         f"{len(steps)} steps from "
         f"{how.start if isinstance(how.start, str) else f'{how.start:g} of the levels'}, "
         f"reference {how.reference}, guidance {how.guidance_scale:g} in {guided} of them",
     )
+    if kinds := measured_kinds(spec.score):
+        table.add_row("scores", ", ".join(kinds))
+    if spec.accept:
+        table.add_row("accept", escape("; ".join(spec.accept)))
     table.add_row("output", escape(redacted(prepared.job.editing.output)))
     console.print(table)
     for warning in prepared.warnings:
@@ -72,6 +78,8 @@ def show_end(
     made = (counts.inverted, counts.edited, counts.failed) if counts else None
     console.print(end_table(made, todo.before, todo.quarantined, seconds))
     output = prepared.job.editing.output
+    for line in scores_lines(counts.scores if counts else None):
+        print_line(console, line)
     if counts and counts.failed:
         console.print("failed:")
         for line in failed_lines(counts.errors, counts.failures):
@@ -81,6 +89,20 @@ def show_end(
     print_line(console, f"edits    {output}/edits/")
     print_line(console, f"results  {output}/results/")
     print_line(console, f"gallery  retake report {shlex.quote(output)}")
+
+
+def scores_lines(scores: Scored | None) -> Iterator[str]:
+    """What a run leaves to do of its scoring."""
+    if scores and scores.with_errors:
+        yield (
+            f"of {counted(scores.with_errors, 'edit')} some score could not be measured; the "
+            "column `scores` says why. The next run tries what may go well then"
+        )
+    if scores and scores.missing:
+        yield (
+            f"without scores: {counted(scores.missing, 'edit')}: {scores.trouble}. The edits are "
+            "stored; run the same command again to score them"
+        )
 
 
 def end_table(

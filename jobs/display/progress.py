@@ -89,6 +89,7 @@ def _parts(status: Status) -> Iterator[str]:
     if status.waiting_for:
         yield status.waiting_for
     if not working and not status.stages:
+        yield from _of_scores(status)
         return
     if phase in (INVERTING, LOADING) and status.prompts:
         yield f"{counted(status.prompts, 'prompt')} encoded"
@@ -100,7 +101,13 @@ def _parts(status: Status) -> Iterator[str]:
         yield f"{status.failed} failed"
     if status.inverted:
         yield f"{counted(status.inverted, 'video')} inverted"
+    yield from _of_scores(status)
     if phase == EDITING and status.edits_per_s and status.pending:
         yield per_time(status.edits_per_s)
     if phase == EDITING and status.left_s is not None:
         yield f"about {duration(status.left_s)} left"
+
+
+def _of_scores(status: Status) -> Iterator[str]:
+    if status.to_score:
+        yield f"{status.scored} of {status.to_score} scored"

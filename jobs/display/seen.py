@@ -75,7 +75,7 @@ def exit_status(seen: Seen, totals: Totals | None) -> int:
     if seen.life == "alive":
         return 0
     if seen.life == "ended" and seen.status is not None:
-        return {"ok": 0, "failed edits": 3}.get(seen.status.ending or "", 1)
+        return {"ok": 0, "failed edits": 3, "scores missing": 3}.get(seen.status.ending or "", 1)
     if seen.life == "unknown" and totals is not None:  # of a version that wrote no status
         return 3 if totals.failed else 0
     return 1

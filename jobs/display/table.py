@@ -56,6 +56,10 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
     if status.edits_per_s and left:
         time = f"about {duration(status.left_s)} left" if status.left_s is not None else ""
         yield "rate", ", ".join(filter(None, (per_time(status.edits_per_s), time)))
+    if status.to_score:
+        yield "scores", f"{status.scored} of {status.to_score} edits scored"
+    if status.accepted or status.rejected:
+        yield "accepted", f"{status.accepted} of {status.accepted + status.rejected}"
     if status.failed_by_code:
         most_first = sorted(status.failed_by_code.items(), key=lambda one: (-one[1], one[0]))
         yield "failed", ", ".join(f"{count} {code}" for code, count in most_first)

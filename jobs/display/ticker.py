@@ -90,4 +90,6 @@ class Ticker:
 def show_measuring() -> Iterator[Callable[[Measured], None]]:
     """Shows how many edits are measured; what it gives is to be called as they are."""
     with Ticker(console_of_a_run()) as ticker:
-        yield lambda so_far: ticker(f"{counted(so_far.edits, 'edit')} measured")
+        yield lambda so_far: ticker(
+            f"{so_far.edits + so_far.failed} of {counted(so_far.total, 'edit')} measured"
+        )

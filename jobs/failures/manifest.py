@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.manifest import BATCH_BYTES, BATCH_ROWS, ManifestFiles
@@ -22,6 +23,8 @@ from cluster.pending.scan import scan_manifest
 from cluster.results.again import whole_reading
 from cluster.results.failed import FailedOf, load_failed
 from cluster.results.newest import EDIT, database
+from cluster.results.schema import plain_values
+from cluster.rows import NO_FILES
 from jobs.errors import JobError
 from jobs.failures.files import stored_at_end
 from jobs.jobfile.paths import absolute
@@ -47,8 +50,8 @@ class Made:
 def write_failures_manifest(output: Folder, which: FailedOf, to: str) -> Made:
     """Write the rows of a job's manifest whose edits failed, each with just these edits.
 
-    All columns are those of the job's manifest, with the `video_id`s filled in; a video whose
-    relative path leads elsewhere from the new place stands there as it resolves.
+    All columns are those of the job's manifest, with the `video_id`s filled in; a video or mask
+    whose relative path leads elsewhere from the new place stands there as it resolves.
 
     Args:
         to: the file to write, a path or URI; none is written where there is nothing for it.
@@ -117,13 +120,14 @@ def _failed_parts(
         first += table.num_rows
         if failed.any():
             rows = np.unique(edits.rows[failed])
-            part = _with_edits(table.take(pa.array(rows)), edits, failed, rows)
-            videos = column_of(part, "video")
+            values = _with_masks(edits, failed, old, new)
+            part = _with_edits(table.take(pa.array(rows)), values, edits.rows[failed], rows)
             columns = {
-                "video": [_from_new_place(one, old, new) for one in videos],
-                "video_id": [ids[row] for row in rows],
+                name: [_from_new_place(one, old, new) for one in column_of(part, name)]
+                for name in ("video", "mask")
+                if name in part.column_names
             }
-            yield _with_texts(part, columns)
+            yield _with_texts(part, {**columns, "video_id": [ids[row] for row in rows]})
 
 
 def _is_failed(found: duckdb.DuckDBPyConnection, edits: Edits, ids: list[str | None]) -> np.ndarray:
@@ -149,21 +153,52 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _with_edits(table: pa.Table, edits: Edits, failed: np.ndarray, rows: np.ndarray) -> pa.Table:
-    """The rows with the failed ones of their edits."""
+def _with_masks(edits: Edits, failed: np.ndarray, old: Resolved, new: Resolved) -> pa.Array:
+    """The failed edits, [failed], each with a mask that leads where its own did.
+
+    Where that is another text, the `edit_id` stands there, too: by default it follows from it.
+    """
     values = edits.values.filter(pa.array(failed))
-    counts = np.bincount(edits.rows[failed], minlength=int(rows[-1]) + 1)[rows]
+    kind = values.type
+    if not pa.types.is_struct(kind) or kind.get_field_index("mask") < 0:
+        return values
+    columns = {f.name: pc.struct_field(values, f.name) for f in kind.fields}
+    masks = plain_values(pa.chunked_array([columns["mask"]]))
+    moved = [_from_new_place(mask, old, new) for mask in masks]
+    given = plain_values(pa.chunked_array([columns["edit_id"]])) if "edit_id" in columns else None
+    known = [one for one, wanted in zip(edit_ids(edits), failed, strict=True) if wanted]
+    ids = [
+        one if mask != before else own
+        for own, one, mask, before in zip(
+            given or [None] * len(known), known, moved, masks, strict=True
+        )
+    ]
+    for name, texts in (("mask", moved), ("edit_id", ids)):  # of one type in all tables
+        columns[name] = pa.array(texts, pa.string())
+    return pa.StructArray.from_arrays(list(columns.values()), list(columns), mask=values.is_null())
+
+
+def _with_edits(
+    table: pa.Table, values: pa.Array, places: np.ndarray, rows: np.ndarray
+) -> pa.Table:
+    """The rows with the failed ones of their edits.
+
+    Args:
+        values, places: these, and the row that each stood in.
+    """
+    counts = np.bincount(places, minlength=int(rows[-1]) + 1)[rows]
     ends = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int64())
     lists = pa.LargeListArray.from_arrays(ends, values)
     place = table.column_names.index("edits")
     kind = table.schema.field("edits").type
-    kind = pa.list_(kind.value_field) if pa.types.is_fixed_size_list(kind) else kind
+    if pa.types.is_fixed_size_list(kind) or values.type != kind.value_type:
+        kind = pa.list_(values.type)
     return table.set_column(place, "edits", lists.cast(kind))
 
 
 def _from_new_place(video: Any, old: Resolved, new: Resolved) -> Any:
-    """What leads from the new manifest to the video that the old one names."""
-    if not isinstance(video, str) or not video.strip():
+    """What leads from the new manifest to the video or mask that the old one names."""
+    if not isinstance(video, str) or not video.strip() or video in NO_FILES:
         return video
     whole = old[video]
     return video if new[video] == whole else whole

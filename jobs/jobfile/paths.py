@@ -17,7 +17,11 @@ from pipeline.redaction import HIDDEN, has_hidden
 
 LOCATIONS = ("manifest", "output", "checkpoint")
 """The keys of a job that hold a location."""
+SCORE_MODELS = ("clip", "dino", "judge")
+"""The keys of the section `score` that hold a model: a folder, or a name; or a judge's URL."""
 EMBEDDED = "embedded"
+
+WEB = ("http://", "https://")
 
 _URI = re.compile(r"(.*?://)((?:(?!::).)*)(.*)", re.DOTALL)
 """`zip://` + `jobs/job.yaml` + `::s3://bucket/archive.zip`; the last one is mostly empty."""
@@ -58,6 +62,8 @@ def _check_whole(location: str) -> None:
 def location_of(key: str, value: str, folder: str = "") -> str:
     """The location that a job's key holds, made absolute."""
     try:
+        if key.startswith("score."):
+            return value if value.lower().startswith(WEB) else model(value, folder)
         if key != "checkpoint":
             return absolute(value, folder)
         return value if value == EMBEDDED else model(value, folder)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, is_dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 from jobs.errors import nearest
 from jobs.jobfile.docstrings import argument_texts
 from pipeline.settings import (
-    IN_THE_MANIFEST,
-    NAMES_ELSEWHERE,
-    NOT_THERE,
     places,
     places_meant,
 )
 from pipeline.values import WrongValue, checked, declared, shown
+from pipeline.values.elsewhere import IN_THE_MANIFEST, NAMES_ELSEWHERE, NOT_THERE
 
 Section = TypeVar("Section")
 PER_ROW = {"video": "videos", "prompts": "the prompts of edits"}
@@ -45,36 +43,95 @@ def _build(
         if key not in fields:
             problems.append(_unknown(key, above, list(fields), known))
     for name, (kind, default) in fields.items():
-        place = ".".join((*above, name))
+        place = _joined((*above, name))
         if name not in values:
             if default is MISSING:
                 problems.append(
                     f"{place}: is missing; write `{name}: ...`, the {text_of(section, name)}"
                 )
-        elif is_dataclass(kind) and isinstance(kind, type):
-            value = {} if values[name] is None else values[name]  # all its keys are commented out
-            if isinstance(value, Mapping):
-                made[name] = _build(kind, value, (*above, name), problems, known)
-            else:
-                problems.append(f"{place}: {_no_section(name, value, list(declared(kind)))}")
         else:
-            try:
-                made[name] = checked(kind, values[name], default)
-            except WrongValue as error:
-                problems.append(f"{place}: {error}")
+            made[name] = _made(kind, values[name], default, (*above, name), problems, known)
     if len(problems) > before:
         return None
     try:
         return section(**made)
     except ValueError as error:
-        problems.append(f"{'.'.join(above) or 'the job'}: {error}")
+        problems.append(f"{_joined(above).rstrip(':') or 'the job'}: {error}")
         return None
+
+
+def _made(
+    kind: Any,
+    value: Any,
+    default: Any,
+    above: tuple[str, ...],
+    problems: list[str],
+    known: list[str],
+) -> Any:
+    """The value of one setting, its place being `above`."""
+    if (inside := _inside_list(kind)) is not None:
+        return _build_list(inside, value, above, problems, known)
+    if is_dataclass(kind) and isinstance(kind, type):
+        value = {} if value is None else value  # all its keys are commented out
+        if isinstance(value, Mapping):
+            return _build(kind, value, above, problems, known)
+        keys = list(declared(cast(Any, kind)))
+        problems.append(f"{_joined(above)}: {_no_section(above[-1], value, keys)}")
+        return None
+    try:
+        return checked(kind, value, default)
+    except WrongValue as error:
+        problems.append(f"{_joined(above)}: {error}")
+        return None
+
+
+def _inside_list(kind: Any) -> type | None:
+    """The section that a list holds, where a setting is a list of sections."""
+    if get_origin(kind) is not tuple or get_args(kind)[1:] != (...,):
+        return None
+    inside = get_args(kind)[0]
+    return inside if is_dataclass(inside) and isinstance(inside, type) else None
+
+
+def _build_list(
+    section: type,
+    given: Any,
+    above: tuple[str, ...],
+    problems: list[str],
+    known: list[str],
+) -> tuple[Any, ...] | None:
+    """Sections from a list of their values."""
+    place, keys = _joined(above), list(declared(section))
+    if given is None:
+        return ()
+    if not isinstance(given, list | tuple):
+        way_out = ""
+        if isinstance(given, Mapping) and given:
+            way_out = f"; write it as a list: `- {next(iter(given))}: ...`"
+        problems.append(
+            f"{place}: is {shown(given)}; expected a list of sections, each with some of the keys "
+            f"{', '.join(keys)}{way_out}"
+        )
+        return None
+    made: list[Any] = []
+    for number, values in enumerate(given, 1):
+        here = (*above[:-1], f"{above[-1]}: number {number}:")
+        if isinstance(values, Mapping):
+            made.append(_build(section, values, here, problems, known))
+        else:
+            problems.append(f"{_joined(here)} {_no_section('', values, keys)}")
+    return None if None in made else tuple(made)
+
+
+def _joined(parts: tuple[str, ...]) -> str:
+    """A place, as messages name it: `video.height`, `candidates: number 3: start`."""
+    return ".".join(parts).replace(":.", ": ")
 
 
 def _unknown(key: Any, above: tuple[str, ...], here: list[str], known: Iterable[str]) -> str:
     """A key that does not exist, and the one that was meant, if any is near."""
     name = key if isinstance(key, str) else shown(key)
-    place = ".".join((*above, name))
+    place = _joined((*above, name))
     message = f"{place}: there is no such key"
     if name in known:  # with dots, as `--set` has it
         section, _, inner = name.rpartition(".")

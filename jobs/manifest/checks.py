@@ -15,7 +15,16 @@ from cluster.manifest import ManifestFiles
 from jobs.errors import nearest
 from jobs.manifest.files import find_files, refusal
 from jobs.manifest.footers import Footer, read_footers
-from jobs.manifest.schema import EDIT, EDIT_FIELDS, MEANING, SCHEMA, fits, is_list, is_string
+from jobs.manifest.schema import (
+    EDIT,
+    EDIT_FIELDS,
+    MEANING,
+    OF_OPTIONAL,
+    SCHEMA,
+    fits,
+    is_list,
+    is_string,
+)
 from jobs.manifest.unified import Unified, unify
 
 LIKE_A_VIDEO = ("path", "uri", "url", "file", "clip", "mp4", "src", "movie", "media")
@@ -122,12 +131,19 @@ def _check_columns(unified: Unified, reserved: frozenset[str], report: _Report) 
         if column.name == "edits":
             _check_edits(at, column.type, report)
         elif column.name in SCHEMA.names and not fits(column.type, SCHEMA.field(column.name)):
-            wanted = MEANING.get(column.name, SCHEMA.field(column.name).type)
+            known = SCHEMA.field(column.name).type
+            wanted = MEANING.get(column.name) or OF_OPTIONAL.get(column.name, known)
             report.problems.append(f"{at} has type {column.type}; expected {wanted}")
     for name in extra:
         at = f"{unified.source[name].uri}: column {name!r}"
         if name in reserved:
-            report.problems.append(f"{at} is also a column of the results; rename it")
+            inside = name in EDIT_FIELDS
+            way = (
+                f"{name!r} is a field of each edit: move it there, or rename"
+                if inside
+                else "rename"
+            )
+            report.problems.append(f"{at} is also a column of the results; {way} it")
         elif near := nearest(name, SCHEMA.names):
             report.warnings.append(f"{at} passes through as it is; {near!r} is a known name")
         elif name.lower() == "caption":

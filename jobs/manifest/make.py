@@ -60,6 +60,7 @@ def make_manifest(
         ConvertError: a source cannot be read or is in no known form; lists every bad entry.
         ManifestError: the manifest cannot be written or would be refused.
     """
+    from cluster.rows import NO_FILES
     from cluster.stages.blocks import RESERVED
 
     target = _absolute(to)
@@ -76,11 +77,15 @@ def make_manifest(
     converted = convert(uris, kinds, options)
     refuse_overwriting(target, converted.files)
     warnings = [*converted.warnings, *(_missing(converted, uris[0], kinds[0]) if check else ())]
+    warnings += _missing_masks(converted) if check else []
     warnings += _rename(converted, RESERVED)
     if not whole_paths:
         relative = Relative(target)
         for row in converted.rows:
             row["video"] = relative(row["video"])
+            for edit in row["edits"]:
+                if edit["mask"] not in (None, *NO_FILES):
+                    edit["mask"] = relative(edit["mask"])
     write_manifest(converted.rows, target)
     warnings += check_manifest(target, reserved=RESERVED).warnings
     edits = sum(len(row["edits"]) for row in converted.rows)
@@ -126,6 +131,15 @@ def _missing(converted: Converted, source: str, kind: str) -> list[str]:
         number = len(converted.absent)
         return [f"videos not found: {number}, such as {name!r}; taken to be {taken}"]
     return []
+
+
+def _missing_masks(converted: Converted) -> list[str]:
+    """A warning of masks that are not there."""
+    from cluster.rows import NO_FILES
+
+    masks = [edit["mask"] for row in converted.rows for edit in row["edits"] if edit["mask"]]
+    missing = missing_files(dict.fromkeys(mask for mask in masks if mask not in NO_FILES))
+    return [f"masks not found: {len(missing)}, such as {missing[0]!r}"] if missing else []
 
 
 def _rename(converted: Converted, reserved: frozenset[str]) -> list[str]:

@@ -14,6 +14,10 @@ MEANING = {
     "edits": f"{SCHEMA.field('edits').type}; only `prompt` is needed",
 }
 """What the two columns hold that a manifest must have."""
+OF_OPTIONAL = {
+    "mask": "string, the path or URI of a mask; rename the column if it holds something else"
+}
+"""The same of others, where that says more than their types."""
 
 
 def fits(found: pa.DataType, wanted: pa.Field) -> bool:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from cluster.rows import NO_FILES
 from jobs.errors import UserError, WrongOption
 from jobs.one_video.options import with_option_names
 from jobs.one_video.request import Places, Request, check_target, targets_of
@@ -49,7 +50,9 @@ def edit_video(request: Request) -> None:
     video, prompts = request.video, [edit.prompt for edit in request.video.edits]
     _note(f"editing {video.video} with {len(prompts)} prompt{'s' * (len(prompts) > 1)}")
     targets = targets_of(video, request.places.output)
-    _check_video(video.video)
+    _check_file(video.video)
+    if (mask := _mask_file(request)) is not None:
+        _check_file(mask)
     _check_trajectories(request.places)
     for target in targets:
         check_target(target, video.video, overwrite=request.places.overwrite)
@@ -59,8 +62,9 @@ def edit_video(request: Request) -> None:
         how, specs = request.settings.reconstruction, request.video.edits
         filled = [how.filled(spec, 0) for spec in specs]
         editor.encode_prompts(texts_of(how, filled, request.video.source_prompt or ""))
+        mask = _mask(editor, clip, request)
         trajectory = _trajectory(editor, clip, request)
-        _edit(editor, trajectory, targets, request)
+        _edit(editor, clip, mask, trajectory, targets, request)
 
 
 def _loaded(request: Request) -> tuple[Clip, Editor]:
@@ -117,7 +121,7 @@ def _trajectory(editor: Editor, clip: Clip, request: Request) -> Trajectory:
         return given
     inversion = settings.inversion
     schedule = editor.schedule(inversion.steps, inversion.method)
-    level = highest_stored(settings.reconstruction, schedule.steps)
+    level = highest_stored(settings.reconstruction, schedule.steps, masked=_is_masked(request))
     started = time.monotonic()
     editor.set_progress_bar_config(desc="inverting", disable=None)
     made = editor.invert(clip, inversion, highest=level / schedule.steps, seed=seed)
@@ -130,23 +134,54 @@ def _trajectory(editor: Editor, clip: Clip, request: Request) -> Trajectory:
     return made
 
 
-def _edit(editor: Editor, trajectory: Trajectory, targets: Sequence[str], request: Request) -> None:
+def _is_masked(request: Request) -> bool:
+    return request.video.edits[0].mask not in (None, "none")
+
+
+def _mask_file(request: Request) -> str | None:
+    """Where the mask of the edits lies; None where they have none, or it is found on the way."""
+    mask = request.video.edits[0].mask
+    return None if mask in (None, *NO_FILES) else mask
+
+
+def _mask(editor: Editor, clip: Clip, request: Request) -> Any:
+    """The mask of the edits, as `Editor.reconstruct` takes it."""
+    from pipeline.inputs.masks import read_mask
+
+    video = request.video
+    if (mask := _mask_file(request)) is None:
+        return video.edits[0].mask
+    first = video.start_frame or 0
+    return read_mask(mask, clip, request.settings.video, editor.info, start_frame=first)
+
+
+def _edit(
+    editor: Editor,
+    clip: Clip,
+    mask: Any,
+    trajectory: Trajectory,
+    targets: Sequence[str],
+    request: Request,
+) -> None:
     """Make the edits, and write each group of them that is denoised together."""
-    from pipeline.media.encoding import write_clip
+    from pipeline.media.encoding import COMPOSITE_CRF, EDIT_CRF, write_clip
 
     how = request.settings.reconstruction
     editor.set_progress_bar_config(desc="editing", disable=None)
     edits = request.video.edits
     specs = [EditSpec(edit.prompt, seed=_seed(request, edit.edit_id)) for edit in edits]
     prompt = request.video.source_prompt or ""
-    for first in range(0, len(specs), how.edits_at_once):
-        some = specs[first : first + how.edits_at_once]
+    crf = COMPOSITE_CRF if how.composite and _is_masked(request) else EDIT_CRF
+    for first in range(0, len(specs), how.edits_a_unit):
+        some = specs[first : first + how.edits_a_unit]
         started = time.monotonic()
-        videos = editor.reconstruct(trajectory, some, how, source_prompt=prompt)
+        videos = editor.reconstruct(
+            trajectory, some, how, source_prompt=prompt, mask=mask, source=clip
+        )
         share = (time.monotonic() - started) / len(some)
         for target, frames in zip(targets[first:], videos, strict=False):
             buffer = io.BytesIO()
-            write_clip(buffer, frames, fps=trajectory.fps)
+            write_clip(buffer, frames, fps=trajectory.fps, crf=crf)
             write_file(target, buffer.getvalue())
             say(f"{target}  {share:.1f} s")
 
@@ -184,10 +219,10 @@ def _certify(editor: Editor, clip: Clip, trajectory: Trajectory, request: Reques
         _note(f"the inversion comes back at {db:.1f} dB in latent space")
 
 
-def _check_video(video: str) -> None:
+def _check_file(location: str) -> None:
     """Raises a UserError where there is no such file."""
     try:
-        check_file(video)
+        check_file(location)
     except RowError as error:
         raise UserError(error.message) from error
 
@@ -218,7 +253,8 @@ def _check_same_clip(given: Trajectory, clean: Any, frames: int, request: Reques
             f"{at} is of another clip than {request.video.video} with these frames and this size; "
             "leave it out to invert the clip"
         )
-    needed = highest_stored(request.settings.reconstruction, given.schedule.steps)
+    how, steps = request.settings.reconstruction, given.schedule.steps
+    needed = highest_stored(how, steps, masked=_is_masked(request))
     if needed > given.highest:
         raise UserError(
             f"{at} reaches level {given.highest} of {given.schedule.steps}, and these settings "

@@ -17,17 +17,20 @@ import typer
 
 from jobs.errors import WrongOption
 from jobs.jobfile.docstrings import argument_texts
-from pipeline.records import VideoSpec
+from pipeline.records import EditSpec, VideoSpec
 from pipeline.settings import EditingSettings, Inversion, Reconstruction, Speed, VideoSettings
 
 Settings = TypeVar("Settings", VideoSettings, Inversion, Reconstruction, Speed, EditingSettings)
 
+NOT_OF_ONE = ("mask", "candidates", "keep_candidates", "until_accepted")
+"""A mask is the edit's own; and nothing scores candidates here, which would choose among them."""
 SETTINGS_OF_AN_EDIT: Mapping[type, tuple[str, ...] | None] = {
     EditingSettings: ("checkpoint", "precision", "seed"),
     VideoSpec: ("source_prompt", "start_frame", "num_frames"),
+    EditSpec: ("mask",),
     VideoSettings: None,
     Inversion: None,
-    Reconstruction: None,
+    Reconstruction: tuple(f.name for f in fields(Reconstruction) if f.name not in NOT_OF_ONE),
     Speed: None,
 }
 """The fields that `retake edit` has an option for; None stands for all of a class."""

@@ -71,13 +71,14 @@ def request_of(
             raise WrongOption(f"prompt {number} is empty; say what the edit should show")
         if prompt in prompts[: number - 1]:
             raise WrongOption(f"prompt {prompt!r} was given twice; leave one out")
-    row = {"video": video, "edits": [{"prompt": prompt} for prompt in prompts]}
+    edits = [{"prompt": prompt} for prompt in prompts]
+    row = {"video": video, "mask": options.get("mask"), "edits": edits}
     try:
         checked = check_row(row | values_from(VideoSpec, options))
     except RowError as error:
         raise WrongOption(with_flags(VideoSpec, error.message)) from error
     if checked.failures:
-        raise WrongOption(checked.failures[0].message)
+        raise WrongOption(checked.failures[0].message.replace("the row's mask", "--mask"))
     if places.trajectory:
         for name in (field.name for field in fields(Inversion)):
             if options.get(name) is not None:
@@ -93,6 +94,11 @@ def request_of(
         reconstruction=settings_from(Reconstruction, options),
         speed=settings_from(Speed, options),
     )
+    if options.get("mask") == "auto":
+        try:
+            settings.reconstruction.check_auto_mask()
+        except ValueError as error:
+            raise WrongOption(with_flags(Reconstruction, str(error))) from error
     return Request(checked.video, settings, places, None if device == "auto" else device)
 
 

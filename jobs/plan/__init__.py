@@ -6,9 +6,10 @@ opened to see how long clips really are. What it comes to is in `cluster/estimat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from cluster.accept import measured_kinds
 from cluster.deploy.gpus import GPUS
 from cluster.estimate.dataset import Dataset
 from cluster.estimate.plan import estimate
@@ -24,7 +25,7 @@ from jobs.plan.record import Planned
 from jobs.plan.savings import savings_of
 from jobs.spec import JobSpec
 from jobs.trial import refuse_unknown
-from pipeline.settings import EditingSettings
+from pipeline.settings import EditingSettings, ScoreSettings
 
 KINDS = ("H100", "H200", "A100-80GB", "L40S")
 """Side by side where no kind is named; `cpu` alone where the job asks for CPUs."""
@@ -103,7 +104,7 @@ def plan_job(spec: JobSpec, asked: Asked, name: str) -> Planned:
         done=ledger.done,
         quarantined=ledger.quarantined,
         savings=savings_of(read.job.editing, lambda other: made.flops(whole, other)),
-        notes=tuple(_notes(whole, ledger, seen)),
+        notes=(*_notes(whole, ledger, seen), *_not_planned(spec.score)),
     )
 
 
@@ -206,6 +207,11 @@ def per_node(kind: str) -> int:
     """How many GPUs the usual machine of a kind has, as `retake deploy` takes it."""
     known = GPUS.get(kind)
     return known.per_node if known else PER_NODE
+
+
+def _not_planned(score: ScoreSettings) -> Iterator[str]:
+    if kinds := measured_kinds(score):
+        yield f"scores ({', '.join(kinds)}) are not planned: they are measured beside the groups"
 
 
 def _notes(whole: Counted, ledger: Ledger, seen: Seen) -> Sequence[str]:

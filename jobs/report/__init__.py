@@ -43,8 +43,8 @@ READINGS = 10
 FILES_AT_ONCE = 16
 EDITS_IN_LIST = 200  # names of edits to choose from; where there are more, search finds them
 SCRIPTS = (
-    "data.js", "player.js", "plots.js", "runs.js", "picks.js", "parquet.js", "cards.js", "large.js",
-    "controls.js", "keys.js", "report.js",
+    "data.js", "player.js", "verdicts.js", "plots.js", "runs.js", "picks.js", "parquet.js",
+    "cards.js", "large.js", "controls.js", "keys.js", "report.js",
 )  # fmt: skip
 
 
@@ -108,16 +108,18 @@ def _names(damaged: Sequence[Damaged], output: Folder) -> list[str]:
 
 def _write_data(report: _Report, gallery: Gallery) -> dict[str, Any]:
     """Write what the page loads when it needs it, and return the files' names."""
-    cards, videos, words = [], [], []
+    cards, videos, words, masks = [], [], [], False
     for some, texts in gallery.cards(VIDEOS_IN_A_FILE):
         cards.append([len(some), report.add("cards", some)])
         videos += [(card["id"], card["prompt"]) for card in some]
+        masks = masks or any(edit.get("mask") for card in some for edit in card["edits"])
         words += texts
     firsts = [0, *accumulate(count for count, _ in cards)][: len(cards)]
     edit_ids = _edit_ids(gallery)
     columns = {
         "layout": gallery.layout(),
         "state": gallery.states(gallery.shown),
+        "verdict": gallery.verdicts(gallery.shown),
         "text": {"videos": [" ".join(filter(None, two)) for two in videos], "edits": words},
         "ids": {"videos": [name for name, _ in videos], **edit_ids},
     }
@@ -130,6 +132,7 @@ def _write_data(report: _Report, gallery: Gallery) -> dict[str, Any]:
         "cards": [name for _, name in cards],
         "firsts": firsts,
         "columns": names,
+        "masks": masks,
         "editIds": ids if len(ids) <= EDITS_IN_LIST else [],
     }
 

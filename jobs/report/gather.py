@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +12,7 @@ import numpy as np
 
 from cluster.results.damaged import Damaged
 from cluster.results.schema import plain_rows
+from jobs.accept.remembered import rules_in
 from jobs.errors import JobError
 from jobs.report.metrics import METRICS, Metric, describe, summarise
 from jobs.report.read import (
@@ -27,6 +28,7 @@ from jobs.report.read import (
     read_run,
 )
 from jobs.report.rows import Edit, make_card, shown
+from jobs.report.scores import thresholds
 from jobs.spec import read_resolved
 from pipeline.storage import Folder
 
@@ -47,6 +49,7 @@ class Gallery:
         title, title_there: the names of both jobs.
         edits: all edits, and of them those that are shown.
         metrics: the numbers that edits have, in the page's order; differences last.
+        rules: by which edits of this run were accepted.
     """
 
     names: Names
@@ -58,6 +61,7 @@ class Gallery:
     edits: Joined
     shown: Joined
     metrics: list[Metric]
+    rules: Sequence[str]
 
     @classmethod
     def read(
@@ -72,7 +76,8 @@ class Gallery:
         title_there = title_of(other, read_resolved(other)) if other else ""
         metrics = _metrics(here, there, title_there)
         titles = title_of(output, job), title_there
-        return cls(names, here, there, job, *titles, edits, shown_edits, metrics)
+        rules = rules_in(output, job)
+        return cls(names, here, there, job, *titles, edits, shown_edits, metrics, rules)
 
     def numbers(self, key: str, edits: Joined) -> np.ndarray:
         """A number of edits, or the difference of the runs in it; nan where there is none."""
@@ -98,6 +103,10 @@ class Gallery:
         absent = self.names.states[ONLY_THERE, None] if self.there else -1
         return np.where(edits.here >= 0, self.here.state[edits.here], absent).tolist()
 
+    def verdicts(self, edits: Joined) -> list[int]:
+        """Codes of `Names.verdicts`: of this run."""
+        return np.where(edits.here >= 0, self.here.verdict[edits.here], 0).tolist()
+
     def cards(self, at_once: int) -> Iterator[tuple[list[dict[str, Any]], list[str]]]:
         """The videos that are shown, and the words of each edit, some videos at a time."""
         root_there = link_to(self.here.output, self.there.output) if self.there else ROOT
@@ -120,7 +129,10 @@ class Gallery:
             for size in sizes:
                 cards.append(make_card(edits[at : at + size], ROOT, root_there))
                 at += size
-            yield cards, [_words(edit.any_row, "edit_id", "prompt") for edit in edits]
+            yield (
+                cards,
+                [_words(edit.any_row, "edit_id", "prompt", "instruction") for edit in edits],
+            )
             start = places.stop
 
     def summary(self) -> dict[str, Any]:
@@ -128,6 +140,10 @@ class Gallery:
         counts = np.bincount(self.states(self.edits), minlength=len(self.names.states))
         some = np.bincount(self.states(self.shown), minlength=len(self.names.states))
         run = self.here
+        verdicts = {
+            name: np.bincount(self.verdicts(edits), minlength=len(self.names.verdicts))
+            for name, edits in (("all", self.edits), ("some", self.shown))
+        }
         summary = {
             "edits": len(run),
             "videos": len(np.unique(self.edits.video)),
@@ -138,6 +154,11 @@ class Gallery:
                 [*state, int(counts[code]), int(some[code])]
                 for state, code in self.names.states.items()
             ],
+            "verdicts": [
+                [*verdict, int(verdicts["all"][code]), int(verdicts["some"][code])]
+                for verdict, code in self.names.verdicts.items()
+            ],
+            "rules": thresholds(self.rules, run.numbers),
             "metrics": [summarise(m, self.numbers(m.key, self.edits)) for m in self.metrics],
             "timings": {part: round(seconds, 3) for part, seconds in run.timings.items()},
             "forwards": run.forwards,
@@ -241,4 +262,4 @@ def _groups(sizes: list[int], most: int) -> Iterator[list[int]]:
 
 
 def _words(row: Any, *names: str) -> str:
-    return " ".join(row[name] for name in names if row[name])
+    return " ".join(row[name] for name in names if row.get(name))

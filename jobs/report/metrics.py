@@ -20,7 +20,7 @@ class Metric:
     """A number that edits have.
 
     Args:
-        key: its name in the results' `metrics`, or of the column.
+        key: its name in the results' `metrics`, or of the column; of a score with its kind before.
         label: its name on the page.
         unit: of the value; `%` for a fraction that is shown in percent.
         group: the heading that it stands under.
@@ -34,7 +34,116 @@ class Metric:
     about: str
 
 
+SCORES = (
+    Metric(
+        "frames_background_psnr_db",
+        "Background kept",
+        "dB",
+        "Frames",
+        "PSNR against the source outside of the edit; 30 dB and more is hard to see.",
+    ),
+    Metric(
+        "frames_background_ssim",
+        "Background structure",
+        "",
+        "Frames",
+        "SSIM against the source outside of the edit; 1: the same.",
+    ),
+    Metric(
+        "frames_change",
+        "Change",
+        "",
+        "Frames",
+        "Mean difference to the source inside of the edit; near 0 nothing happened.",
+    ),
+    Metric(
+        "frames_changed_fraction",
+        "Changed area",
+        "%",
+        "Frames",
+        "Share of all pixels that differ visibly from the source.",
+    ),
+    Metric(
+        "frames_motion_agreement",
+        "Motion, scored",
+        "",
+        "Frames",
+        "Does the edit move where its source moves? 1: in the same places, 0: unrelated.",
+    ),
+    Metric(
+        "frames_flicker",
+        "Flicker added",
+        "luma",
+        "Frames",
+        "The edit's flicker less its source's; 0 and below: none was added.",
+    ),
+    Metric(
+        "frames_sharpness",
+        "Sharpness",
+        "×",
+        "Frames",
+        "Fine detail over that of the source; 1: the same, below: blurred.",
+    ),
+    Metric(
+        "clip_text",
+        "CLIP: prompt",
+        "cosine",
+        "CLIP and DINO",
+        "Do the frames show what the prompt says? Higher is nearer, within one CLIP model.",
+    ),
+    Metric(
+        "clip_direction",
+        "CLIP: direction",
+        "cosine",
+        "CLIP and DINO",
+        "Do the frames change as the prompts do? 0: unrelated, 1: in the same way.",
+    ),
+    Metric(
+        "clip_frames",
+        "CLIP: frames",
+        "cosine",
+        "CLIP and DINO",
+        "Agreement of the frames with each other; 1: all alike.",
+    ),
+    Metric(
+        "dino_source",
+        "DINO: source",
+        "cosine",
+        "CLIP and DINO",
+        "Agreement of the frames with the source's; 1: the same structure.",
+    ),
+    Metric(
+        "dino_structure",
+        "DINO: structure",
+        "",
+        "CLIP and DINO",
+        "Distance of the layouts of edit and source; 0: the same layout.",
+    ),
+    Metric(
+        "judge_follows",
+        "Judge: follows",
+        "of 4",
+        "Judge",
+        "Does the edit do what was asked? 1: not at all, 4: wholly.",
+    ),
+    Metric(
+        "judge_quality",
+        "Judge: quality",
+        "of 4",
+        "Judge",
+        "Does it look like a real video? 1: not at all, 4: wholly.",
+    ),
+    Metric(
+        "judge_preserves",
+        "Judge: preserves",
+        "of 4",
+        "Judge",
+        "Is all else as it was in the source? 1: not at all, 4: wholly.",
+    ),
+)
+"""The numbers of `Scores`."""
 METRICS = (
+    *SCORES,
     Metric(
         "motion_agreement",
         "Motion agreement",
@@ -55,27 +164,6 @@ METRICS = (
         "luma",
         "Edit",
         "The same for the source clip: an edit far above this has added flicker.",
-    ),
-    Metric(
-        "clip_text",
-        "CLIP: prompt",
-        "cosine",
-        "Edit",
-        "Do the frames show what the prompt says? Higher is nearer, within one CLIP model.",
-    ),
-    Metric(
-        "clip_frames",
-        "CLIP: frames",
-        "cosine",
-        "Edit",
-        "Agreement of the frames with each other; 1: all alike.",
-    ),
-    Metric(
-        "dino_source",
-        "DINO: source",
-        "cosine",
-        "Edit",
-        "Agreement of the frames with the source's; 1: the same structure.",
     ),
     Metric(
         "clipped_fraction",

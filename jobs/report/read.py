@@ -23,13 +23,15 @@ from cluster.results.compaction import find_current, read_current
 from cluster.results.damaged import Damaged
 from cluster.results.schema import SCHEMA, join_tables
 from jobs.errors import JobError
+from jobs.report.scores import COLUMNS, NO_VERDICT, score_numbers, verdicts
 from pipeline.errors import ErrorCode
 from pipeline.storage import Folder
 
 OWN = frozenset(SCHEMA.names)  # all other columns came with the manifest or were added later
 ONLY_THERE = "absent"  # the status of an edit that only the other run has
 _TOTALS = ("attempts", "forwards", "gpu_seconds", "timings", "metrics", "finished_at")
-_NEEDED = frozenset(("video_id", "edit_id", "video", "status", "error_code", *_TOTALS))
+_NAMES = ("video_id", "edit_id", "video", "status", "error_code")
+_NEEDED = frozenset((*_NAMES, *_TOTALS, *COLUMNS))
 _DIGITS = 6  # significant ones; more would double the size of the page's data
 _EXACT = 2.0**53  # whole numbers below have all their digits in a float
 
@@ -51,11 +53,13 @@ class Names:
             none: that is what is wrong with it.
         edits: `edit_id`.
         states: (status, error code).
+        verdicts: (accepted, the rules that do not hold).
     """
 
     videos: Codes = field(default_factory=Codes)
     edits: Codes = field(default_factory=Codes)
     states: Codes = field(default_factory=Codes)
+    verdicts: Codes = field(default_factory=lambda: Codes({NO_VERDICT: 0}))
 
 
 @dataclass
@@ -64,7 +68,7 @@ class Run:
 
     Args:
         current: the numbers of its current rows, by file.
-        video, edit, state: codes of `Names`.
+        video, edit, state, verdict: codes of `Names`.
         numbers: every number that edits can be compared by; nan where a row has none.
         timings, forwards: sums, by part.
     """
@@ -74,6 +78,7 @@ class Run:
     video: np.ndarray
     edit: np.ndarray
     state: np.ndarray
+    verdict: np.ndarray
     numbers: dict[str, np.ndarray]
     timings: Counter[str]
     forwards: Counter[str]
@@ -100,7 +105,7 @@ def read_run(output: Folder, names: Names, damaged: Collection[Damaged] = ()) ->
     parts: list[np.ndarray] = []
     numbers: dict[str, list[tuple[int, np.ndarray]]] = {}
     run = Run(
-        output, current, *(np.zeros(0, np.int64),) * 3, {}, Counter(), Counter(), 0.0, 0, None
+        output, current, *(np.zeros(0, np.int64),) * 4, {}, Counter(), Counter(), 0.0, 0, None
     )
     count = 0
     for table in read_current(output, current, _is_needed):
@@ -114,7 +119,7 @@ def read_run(output: Folder, names: Names, damaged: Collection[Damaged] = ()) ->
             f"{output.uri}: no rows in results/*.parquet; a report shows a job's results, so run "
             "the job first, with the same output folder"
         )
-    run.video, run.edit, run.state = np.concatenate(parts, axis=1)
+    run.video, run.edit, run.state, run.verdict = np.concatenate(parts, axis=1)
     run.numbers = {key: _whole(numbers.pop(key), count) for key in list(numbers)}
     return run
 
@@ -208,7 +213,7 @@ def _is_needed(column: pa.Field) -> bool:
 
 
 def _codes(table: pa.Table, names: Names) -> np.ndarray:
-    """The codes of rows: [3, n]."""
+    """The codes of rows: [4, n]."""
     columns = ("video_id", "video", "edit_id", "status", "error_code")
     ids, videos, edits, statuses, codes = (table[name].to_pylist() for name in columns)
     other = [
@@ -220,6 +225,7 @@ def _codes(table: pa.Table, names: Names) -> np.ndarray:
             [names.videos[name] for name in zip(ids, other, strict=True)],
             [names.edits[name] for name in edits],
             [names.states[name] for name in zip(statuses, codes, strict=True)],
+            [names.verdicts[name] for name in verdicts(table)],
         ],
         np.int64,
     )
@@ -228,7 +234,11 @@ def _codes(table: pa.Table, names: Names) -> np.ndarray:
 def _numbers(table: pa.Table) -> dict[str, np.ndarray]:
     columns = {name: table[name] for name in table.column_names if name not in OWN}
     columns |= _fields(table, "metrics")
-    numbers = {key: _rounded(c) for key, c in columns.items() if is_number(c.type)}
+    older = {key: _rounded(c) for key, c in columns.items() if is_number(c.type)}
+    scores = {key: _rounded(c) for key, c in score_numbers(table).items() if is_number(c.type)}
+    for key in scores.keys() & older.keys():  # a version before kept some in columns of their own
+        scores[key] = np.where(np.isnan(scores[key]), older[key], scores[key])
+    numbers = older | scores
     gpu_seconds = _rounded(table["gpu_seconds"])
     kinds = _fields(table, "forwards")
     forwards = [_rounded(column) for name, column in kinds.items() if name != "skipped"]

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote
 
 from jobs.report.read import ONLY_THERE, OWN
+from jobs.report.scores import beyond, facts, link
 from pipeline.redaction import redacted
 
 Row = Mapping[str, Any]
 Numbers = Sequence[float | None]
+OF_THE_OTHER = (
+    "prompt", "status", "code", "error", "clip", "numbers", "mask", "accepted", "rejected",
+)  # fmt: skip
+"""What is shown of the other run's edit."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def make_card(edits: Sequence[Edit], root: str, root_there: str) -> dict[str, An
         "id": rows[0]["video_id"],
         "video": redacted(first("video")),
         "prompt": first("source_prompt"),
-        "source": _link(first("source"), root if has_row else root_there),
+        "source": link(first("source"), root if has_row else root_there),
         "columns": [[name, shown(first(name))] for name in others if first(name) is not None],
         "edits": [_make_edit(edit, root, root_there) for edit in edits],
     }
@@ -65,12 +69,11 @@ def _make_edit(edit: Edit, root: str, root_there: str) -> dict[str, Any]:
     made = _outcome(edit.any_row, edit.numbers, root)
     if edit.row is None:
         made |= {"status": ONLY_THERE, "code": None, "error": None, "clip": None}
-        made |= {"forwards": None, "timings": {}, "facts": {}}
+        made |= {"forwards": None, "timings": {}, "facts": {}, "mask": None}
+        made |= {"accepted": None, "rejected": [], "candidates": []}
     if edit.there is not None:
         other = _outcome(edit.there, edit.numbers_there, root_there)
-        made["there"] = {
-            k: other[k] for k in ("prompt", "status", "code", "error", "clip", "numbers")
-        }
+        made["there"] = {name: other[name] for name in OF_THE_OTHER if name in other}
     return made
 
 
@@ -81,7 +84,7 @@ def _outcome(row: Row, numbers: Numbers, root: str) -> dict[str, Any]:
         "status": row["status"],
         "code": row["error_code"],
         "error": redacted(row["error"]),
-        "clip": _link(row["output"], root),
+        "clip": link(row["output"], root),
         "numbers": numbers,
         "size": [row[name] for name in ("width", "height", "frames", "fps")],
         "forwards": row["forwards"],
@@ -96,7 +99,9 @@ def _outcome(row: Row, numbers: Numbers, root: str) -> dict[str, Any]:
             "Not measured": (row["metrics"] or {}).get("unmeasured"),
             "Fingerprint": row["fingerprint"],
             "Run": row["run"],
+            **facts(row),
         },
+        **beyond(row, root),
     }
     # as text: a seed has 63 bits, of which the page's numbers would lose ten
     edit["facts"] = {k: shown(v) for k, v in edit["facts"].items() if v is not None}
@@ -112,8 +117,3 @@ def shown(value: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _link(path: str | None, root: str) -> str | None:
-    """A path in an output folder as the page links to it."""
-    return None if path is None else f"{root}/{quote(path)}"

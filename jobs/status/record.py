@@ -19,8 +19,9 @@ FORMAT = 1
 """Raised when a field changes its meaning; one that is new changes nothing for a reader."""
 
 State = Literal["checking", "waiting for the lease", "starting", "running", "stopping", "ended"]
-Ending = Literal["ok", "failed edits", "failed", "stopped"]
-"""How a run ended: all made, some edits failed, the run itself could not go on, asked to stop."""
+Ending = Literal["ok", "failed edits", "scores missing", "failed", "stopped"]
+"""How a run ended: all made, some edits failed, all made but not all scored, the run itself could
+not go on, asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class Status:
         done_before, quarantined: edits that earlier runs made, and gave up.
         inverted: videos inverted, or found inverted.
         prompts: encoded, or found encoded.
+        to_score, scored: edits whose scores the run is to measure, as far as they are known, and
+            those that have them; 0 for a job that measures none.
+        accepted, rejected: in this run, by the job's rules.
         stages: with rank groups.
         edits_per_s: over the last minutes; None until it can be known.
         left_s: seconds left; None until they can be known.
@@ -93,6 +97,10 @@ class Status:
     quarantined: int = 0
     inverted: int = 0
     prompts: int = 0
+    to_score: int = 0
+    scored: int = 0
+    accepted: int = 0
+    rejected: int = 0
     stages: tuple[Stage, ...] = ()
     edits_per_s: float | None = None
     left_s: float | None = None

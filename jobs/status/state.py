@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.output.holder import user_name
+from cluster.progress import Scored
 from jobs.status.phases import LOADING, phase_of, waiting_for
 from jobs.status.rate import Rate
 from jobs.status.record import Ending, Stage, State, Status
@@ -28,6 +29,7 @@ SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 ENDED: dict[Ending, str] = {
     "ok": "ended: all edits are done",
     "failed edits": "ended: some edits failed",
+    "scores missing": "ended: some edits have no scores",
     "failed": "ended with an error",
     "stopped": "stopped before its end",
 }
@@ -91,8 +93,13 @@ class RunState:
             self._seen_notes = len(counts.notes)
             self._count(now, counts)
             self._first_round = self._round_of(counts)
+            scores = counts.scores or Scored()
             self._now = replace(
                 self._now,
+                to_score=scores.edits,
+                scored=scores.scored,
+                accepted=scores.accepted,
+                rejected=scores.rejected,
                 made=counts.edited,
                 failed=counts.failed,
                 failed_by_code=dict(counts.errors),

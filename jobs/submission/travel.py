@@ -17,6 +17,7 @@ import yaml
 from cluster.submission.submit import JOB, Submission
 from jobs.errors import JobError, counted
 from jobs.jobfile.paths import EMBEDDED
+from jobs.jobfile.scores import model_folders
 from jobs.spec import JobSpec
 from pipeline.locations import is_local
 from pipeline.storage import explain, open_file
@@ -92,6 +93,12 @@ def _unseen(spec: JobSpec) -> Iterable[str]:
         )
     if spec.checkpoint != EMBEDDED and _is_path(spec.checkpoint):
         yield f"checkpoint {spec.checkpoint}: {ELSEWHERE}, or name one on the Hugging Face Hub"
+    for name, place in model_folders(spec.score).items():
+        if _is_path(place):
+            yield (
+                f"score.{name} {place}: is on this machine, where the cluster does not see it; "
+                "name one on the Hugging Face Hub, or a folder that all nodes see"
+            )
 
 
 def _is_path(checkpoint: str) -> bool:

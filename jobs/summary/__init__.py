@@ -16,7 +16,7 @@ from jobs.display.words import duration
 from jobs.errors import counted
 from jobs.spec import JobSpec, parse_job, read_resolved
 from jobs.summary.gather import sums_of
-from jobs.summary.record import FILE, Against, Compared, Stage, Summary, Totals
+from jobs.summary.record import FILE, Against, Compared, ScoreWork, Stage, Summary, Totals
 from pipeline import __version__
 from pipeline.records import Timings, from_dict
 from pipeline.settings import EditingSettings
@@ -28,6 +28,7 @@ STAGES = {
     "editing": ("encode", "invert", "round_trip", "reconstruct", "decode"),
 }
 """The parts of the work that a stage's groups do, and do nothing else meanwhile."""
+RULES_SHOWN = 10
 
 
 def summarise(
@@ -76,12 +77,21 @@ def write_summary(
         last, of_all = whole_reading(read)
         stages = tuple(_stages(job, counts.groups, last.timings, seconds, last.gpu_seconds))
         beside = against(plan, last, seconds) if plan else None
-        summary = Summary(__version__, last, of_all, round(seconds, 1), stages, beside)
+        scoring = _scoring(counts)
+        summary = Summary(__version__, last, of_all, round(seconds, 1), stages, beside, scoring)
         output.write(FILE, as_json(summary).encode())
     except Exception as error:  # it only informs: whatever it is, the run is done
         note(f"{output.uri}/{FILE}: not written: {explain(error, output.uri, 'written').text}")
         return None
     return summary
+
+
+def _scoring(counts: Counts) -> ScoreWork | None:
+    """What a run did for scores; None where there was nothing to score."""
+    if counts.scores is None or not counts.scores.edits:
+        return None
+    names = [field.name for field in fields(ScoreWork)]
+    return ScoreWork(**{name: getattr(counts.scores, name) for name in names})
 
 
 def against(plan: JobPlan, last: Totals, seconds: float) -> Against:
@@ -145,8 +155,21 @@ def lines_of(summary: Summary | None) -> Iterator[str]:
         each = last.gpu_seconds / last.ok
         yield f"{'GPU time':<15} {last.gpu_seconds / 3600:.2f} h, {each:.1f} s an edit"
     yield from _of_the_plan(summary.plan)
+    yield from _of_scores(summary)
     if last.retried:
         yield f"{'retried':<15} {counted(last.retried, 'edit')}"
+
+
+def _of_scores(summary: Summary) -> Iterator[str]:
+    """What scoring took, and what the rules say of all edits of the output."""
+    if (work := summary.scoring) and work.scored:
+        took = f"{duration(work.seconds)}, {work.seconds / work.scored:.1f} s an edit"
+        yield f"{'scored':<15} {work.scored} of {counted(work.edits, 'edit')}, {took}"
+    of_all = summary.all
+    if judged := of_all.accepted + of_all.rejected:
+        yield f"{'accepted':<15} {of_all.accepted} of {counted(judged, 'edit')}"
+    for one in of_all.rejections[:RULES_SHOWN]:
+        yield f"{'':<15} {one.edits} rejected by {one.rule}"
 
 
 def _of_the_plan(plan: Against | None) -> Iterator[str]:
@@ -183,6 +206,8 @@ def _of_the_run(output: Folder, last: Totals) -> dict[str, Any]:
         found = {"seconds": before["seconds"], "stages": stages}
         if plan := before.get("plan"):
             found["plan"] = from_dict(Against, plan)
+        if scoring := before.get("scoring"):
+            found["scoring"] = from_dict(ScoreWork, scoring)
         return found
     except Exception:  # none, of another version, or damaged: the rest is known without it
         return {}

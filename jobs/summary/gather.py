@@ -11,13 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.accept import NO_SCORE, NOT_MEASURED
 from cluster.layout.work import inversion_forwards, reconstruction_forwards
 from cluster.output.naming import FORM, NAME
 from cluster.results.compaction import find_current, read_current
 from cluster.results.damaged import Damaged, PartDamaged
 from cluster.results.newest import database
-from jobs.summary.record import CodeCount, SlowEdit, Throughput, Totals
+from jobs.summary.record import CodeCount, RuleCount, SlowEdit, Throughput, Totals
 from pipeline.records import COMPUTED, Forwards, Timings
+from pipeline.scores import Scores
 from pipeline.settings import EditingSettings
 from pipeline.storage import Folder
 
@@ -31,12 +33,14 @@ PARTS = tuple(field.name for field in fields(Timings))
 KINDS = tuple(field.name for field in fields(Forwards))
 TEXTS = ("video_id", "edit_id", "status", "error_code", "run")
 COUNTS = (
-    "edits", "ok", "failed", "quarantined", "retried", "more_tries",
+    "edits", "ok", "failed", "quarantined", "scored", "accepted", "rejected", "retried",
+    "more_tries",
     "size_bytes", "trajectory_bytes", "memory_bytes",
 )  # fmt: skip
 WASTED = ("wasted_seconds", "wasted_gpu_seconds", "wasted_forwards")
 NUMBERS = ("attempts", "size_bytes", "gpu_seconds", "trajectory_bytes", "memory_bytes")
-COLUMNS = frozenset((*TEXTS, *NUMBERS, "timings", "forwards", "finished_at"))
+SCORES = ("scores", "accepted", "rejected_for")
+COLUMNS = frozenset((*TEXTS, *NUMBERS, *SCORES, "timings", "forwards", "finished_at"))
 WORK_S = " + ".join(PARTS)
 FORWARDS = " + ".join(COMPUTED)
 NOT_OK = "FILTER (WHERE status != 'ok')"
@@ -89,9 +93,21 @@ def _parts(output: Folder, damaged: Collection[str]) -> Iterator[pa.Table]:
         columns |= {name: _number(_column(table, name, pa.float64())) for name in NUMBERS}
         for struct, names in (("timings", PARTS), ("forwards", KINDS)):
             columns |= {name: _number(_child(table, struct, name)) for name in names}
+        columns |= _of_scores(table)
         finished = _column(table, "finished_at", pa.timestamp("us", "UTC"))
         times = finished.cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64())
         yield pa.table(columns | {"finished": times})
+
+
+def _of_scores(table: pa.Table) -> dict[str, Any]:
+    """Whether there are scores of some kind, and what the rules say; as older files lack them."""
+    scored = np.zeros(table.num_rows, bool)
+    for kind in (field.name for field in fields(Scores)):
+        found = _child(table, "scores", kind)
+        scored |= found.is_valid().to_numpy(zero_copy_only=False)
+    accepted = _column(table, "accepted", pa.bool_()).cast(pa.bool_())
+    rejected_for = _column(table, "rejected_for", pa.list_(pa.string()))
+    return {"scored": scored, "accepted": accepted, "rejected_for": rejected_for}
 
 
 def _refuse(damaged: Damaged) -> None:
@@ -133,6 +149,9 @@ class _Sums:
             {
                 "edits": "count(*)",
                 **{name: status(name) for name in ("ok", "failed", "quarantined")},
+                "scored": "count(*) FILTER (WHERE scored)",
+                "accepted": "count(*) FILTER (WHERE accepted)",
+                "rejected": "count(*) FILTER (WHERE NOT accepted)",
                 "retried": "count(*) FILTER (WHERE attempts > 1)",
                 "more_tries": "sum(greatest(attempts - 1, 0))",
                 "size_bytes": "sum(size_bytes) FILTER (WHERE status = 'ok')",
@@ -155,6 +174,7 @@ class _Sums:
             started_at=started,
             ended_at=ended,
             failures=tuple(CodeCount(code or "no code", n) for code, n in self._all(_FAILURES)),
+            rejections=tuple(RuleCount(rule, n) for rule, n in self._all(_REJECTIONS)),
             timings=Timings(**self._summed(PARTS)),
             forwards=Forwards(**self._summed(KINDS)),
             planned=planned,
@@ -228,7 +248,7 @@ def bucket_of(seconds: float) -> float:
 
 def _planned(settings: EditingSettings, edits: int) -> Forwards:
     """The forwards of a video's edits, K at a time."""
-    at_once = settings.reconstruction.edits_at_once
+    at_once = settings.reconstruction.edits_a_unit
     whole, rest = divmod(edits, at_once)
     sizes = [(at_once, whole)] * bool(whole) + [(rest, 1)] * bool(rest)
     costs = [(reconstruction_forwards(settings, size), times) for size, times in sizes]
@@ -262,6 +282,10 @@ _RUNS = "SELECT DISTINCT run FROM chosen ORDER BY run"
 _FAILURES = """
 SELECT error_code, count(*) AS edits FROM chosen WHERE status != 'ok' GROUP BY error_code
 ORDER BY edits DESC, error_code
+"""
+_REJECTIONS = f"""
+SELECT regexp_replace(reason, '({NOT_MEASURED}|{NO_SCORE})$', '') AS rule, count(*) AS edits
+FROM (SELECT unnest(rejected_for) AS reason FROM chosen) GROUP BY rule ORDER BY edits DESC, rule
 """
 _SLOWEST = f"""
 SELECT video_id, edit_id, {WORK_S} AS seconds, {", ".join(PARTS)} FROM chosen

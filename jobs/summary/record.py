@@ -28,6 +28,38 @@ class CodeCount:
 
 
 @dataclass(frozen=True)
+class RuleCount:
+    """How many edits a rule of `accept` rejects.
+
+    Args:
+        rule: as the job has it.
+        edits: that it rejects, those with them whose number is missing.
+    """
+
+    rule: str
+    edits: int
+
+
+@dataclass(frozen=True)
+class ScoreWork:
+    """The scoring of the last run.
+
+    Args:
+        edits: that lacked a score, stored by this run and by earlier ones.
+        scored: of these.
+        with_errors: scored ones of which some measure failed, as their rows say.
+        missing: that the run has given up; the next one tries again.
+        seconds: that scoring took, of all actors together, without the loading of models.
+    """
+
+    edits: int
+    scored: int
+    with_errors: int
+    missing: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Throughput:
     """Edits over time, by when their rows were finished.
 
@@ -143,6 +175,9 @@ class Totals:
         edits: rows, of any status.
         ok, failed, quarantined: edits by status.
         failures: edits that are not ok by error code, most first.
+        scored: edits that have scores of some kind.
+        accepted, rejected: edits by what the job's rules say.
+        rejections: edits by the rule that rejects them, most first; one may be in several.
         retried: edits for which the group was asked more than once.
         more_tries: how often it was asked beyond once, of all edits.
         size_bytes: of the edited videos.
@@ -170,6 +205,10 @@ class Totals:
     failed: int = 0
     quarantined: int = 0
     failures: tuple[CodeCount, ...] = ()
+    scored: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    rejections: tuple[RuleCount, ...] = ()
     retried: int = 0
     more_tries: int = 0
     size_bytes: int = 0
@@ -208,6 +247,7 @@ class Summary:
         stages: how busy the last run's groups were; empty where `seconds` is null.
         plan: of the last run, beside what it took; null where none could be made, or `seconds` is
             null.
+        scoring: of the last run; null where it scored nothing, or `seconds` is null.
     """
 
     retake: str
@@ -216,3 +256,4 @@ class Summary:
     seconds: float | None = None
     stages: tuple[Stage, ...] = ()
     plan: Against | None = None
+    scoring: ScoreWork | None = None

@@ -68,7 +68,7 @@ def test_a_signal_in_a_run_has_it_drain_and_the_next_run_knows(
 ) -> None:
     new, runs = Folder(str(tmp_path / "new")), []
 
-    def run(job: Any, rows: Any, on_progress: Any, *, stop: Any, lease: Any) -> Counts:
+    def run(job: Any, rows: Any, on_progress: Any, *, stop: Any, lease: Any, **_: Any) -> Counts:
         runs.append(job.run)
         on_progress(Counts())
         new.write(f"attempts/00/{job.run}-1.beside", b"{}")

@@ -35,3 +35,11 @@ def test_the_trained_checkpoint_is_in_the_wheel() -> None:
 def test_the_version_stands_in_one_place() -> None:
     project = read_configuration(ROOT / "pyproject.toml")["project"]
     assert project["version"] == pipeline.__version__
+
+
+def test_the_prompt_of_the_judge_is_in_the_wheel() -> None:
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]
+    (pattern,) = data["pipeline.quality.judge"]
+    assert [path.name for path in (ROOT / "pipeline/quality/judge").glob(pattern)] == ["prompt.txt"]

@@ -10,6 +10,7 @@ import sys
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
+from typing import get_type_hints
 from urllib.request import urlopen
 
 import fsspec
@@ -19,8 +20,9 @@ import pytest
 
 from jobs.errors import JobError
 from jobs.report import write_report
-from jobs.report.metrics import METRICS, describe, summarise
-from pipeline.records import Metrics
+from jobs.report.metrics import METRICS, SCORES, describe, summarise
+from pipeline.records import Metrics, without_none
+from pipeline.scores import Scores
 from pipeline.storage import Folder
 from tests.report_results import (
     HOSTILE,
@@ -274,11 +276,15 @@ def test_a_metric_that_no_edit_has_and_one_that_never_changes_have_no_histogram(
 
 
 def test_every_metric_of_a_result_row_is_explained_in_one_line() -> None:
-    from jobs.measure import COLUMNS as ADDED
-
     stored = {field.name for field in fields(Metrics)} - {"unmeasured"}
-    added = {name for names in ADDED.values() for name in names}
-    assert stored | added <= {metric.key for metric in METRICS}
+    scored = {
+        f"{kind}_{field.name}"
+        for kind, record in get_type_hints(Scores).items()
+        for field in fields(without_none(record))
+        if field.name not in ("reason", "model", "fingerprint", "error")
+    }
+    assert scored == {metric.key for metric in SCORES}
+    assert stored | scored <= {metric.key for metric in METRICS}
     assert all(0 < len(metric.about) <= 85 for metric in METRICS)
 
 

@@ -73,6 +73,15 @@ def a_row(video: str, *prompts: str, **values: Any) -> dict[str, Any]:
     return {"video": video, "edits": [{"prompt": p, "edit_id": p[:8]} for p in prompts], **values}
 
 
+def a_mask(path: Path, columns: int) -> str:
+    """A mask of the videos here, whose first columns are white."""
+    pixels = torch.zeros(6, 40, 56, 3, dtype=torch.uint8)
+    pixels[:, :, :columns] = 255
+    with path.open("wb") as file:
+        write_clip(file, pixels, fps=8)
+    return path.name
+
+
 def run(
     folder: Path,
     rows: list[dict[str, Any]],
@@ -445,22 +454,29 @@ def test_both_layouts_write_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.distributed
 def test_two_ranks_make_the_edits_of_one(tmp_path: Path) -> None:
     pair = {"gpus": 2, "ulysses": 2}
-    shown, measured = {}, {}
+    shown, measured, stored = {}, {}, {}
     for name, cluster in (("one", {}), ("two", {"inversion": pair, "reconstruction": pair})):
         folder = tmp_path / name
-        rows = [a_row(a_video(folder / "a.mp4"), "red", "blue", video_id="a")]
-        assert run(folder, rows, cluster=cluster) == EXIT_DONE
+        rows = [a_row(a_video(folder / "a.mp4"), "red", "blue", "green", "grey", video_id="a")]
+        masks = {"red": a_mask(folder / "m.mp4", 20), "blue": "auto", "green": "none"}
+        masks["grey"] = a_mask(folder / "black.mp4", 0)
+        for edit in rows[0]["edits"]:
+            edit["mask"] = masks[edit["edit_id"]]
+        assert run(folder, rows, cluster=cluster) == EXIT_SOME_FAILED
         made = results(folder)
+        assert [e for (_, e), row in made.items() if row["error_code"] == "bad_mask"] == ["grey"]
+        files = (folder / "out/masks").glob("*/*.mp4")
+        stored[name] = {path.name: path.read_bytes() for path in files}
         shards = list((folder / "out/trajectories" / made["a", "red"]["trajectory"]).glob("shard*"))
         assert len(shards) == (1 if name == "one" else 2)
         shown[name] = [
             torch.stack([torch.from_numpy(f.to_ndarray(format="rgb24")) for f in file.decode()])
-            for edit in ("red", "blue")
+            for edit in ("red", "blue", "green")
             for file in [av.open(str(folder / "out" / made["a", edit]["output"]))]
         ]
         measured[name] = [
             {metric: value for metric, value in made["a", edit]["metrics"].items() if value}
-            for edit in ("red", "blue")
+            for edit in ("red", "blue", "green")
         ]
     # Taken before the encoding, which makes a dozen of a difference of one in a few pixels.
     for one, two in zip(measured["one"], measured["two"], strict=True):
@@ -468,6 +484,7 @@ def test_two_ranks_make_the_edits_of_one(tmp_path: Path) -> None:
         assert one == pytest.approx(two, rel=1e-3, abs=1e-4)
     for one, two in zip(shown["one"], shown["two"], strict=True):
         assert (one.int() - two.int()).abs().float().mean() < 2
+    assert stored["one"] == stored["two"] and stored["one"].keys() == {"red.mp4", "blue.mp4"}
 
 
 def test_columns_of_every_type_and_of_folders_reach_the_results(tmp_path: Path) -> None:

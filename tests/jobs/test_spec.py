@@ -137,7 +137,8 @@ def test_every_setting_is_explained_where_it_is_defined() -> None:
 
 def test_a_job_adds_its_name_and_where_it_runs_to_what_a_process_with_the_model_knows() -> None:
     shared = {field.name for field in fields(EditingSettings)}
-    assert {field.name for field in fields(JobSpec)} - shared == {"manifest", "name", "cluster"}
+    own = {field.name for field in fields(JobSpec)} - shared
+    assert own == {"manifest", "name", "cluster", "score", "accept"}
 
 
 def test_the_settings_that_an_edits_fingerprint_is_of_keep_their_names() -> None:
@@ -292,7 +293,7 @@ def test_whatever_the_values_are_a_job_is_made_or_refused_in_a_few_lines(
 
 @pytest.mark.parametrize("key", [True, None, 3, 1.5])
 def test_a_key_that_is_no_text_is_refused(key: Any) -> None:
-    assert "there is no such key; known here: checkpoint" in problems({**MINIMAL, key: 1})
+    assert "there is no such key; known here: accept, checkpoint" in problems({**MINIMAL, key: 1})
 
 
 @pytest.mark.parametrize("reference", [None, "null", "empty"])

@@ -92,6 +92,7 @@ def test_the_folder_names_no_local_path_and_tells_how_it_was_trained(trained: Pa
         assert said in card
 
 
+@pytest.mark.soak
 def test_a_finished_run_is_resumed_without_a_step(trained: Path, tmp_path: Path) -> None:
     train(tmp_path / "again", trained.parent / "work", TINY, seed=5)
     name = "transformer/diffusion_pytorch_model.safetensors"
@@ -108,6 +109,7 @@ def test_a_work_folder_is_kept_for_its_own_run_and_refused_to_another(tmp_path: 
     assert "holds a run of another plan" in str(claim(tmp_path, other, seed=5))
 
 
+@pytest.mark.soak
 def test_the_command_refuses_another_runs_work_folder_and_leaves_it(tmp_path: Path) -> None:
     note = tmp_path / "c.work" / "run.json"
     note.parent.mkdir()

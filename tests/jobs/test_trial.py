@@ -13,7 +13,8 @@ from cluster.selection.entries import Entry
 from jobs.manifest.writing import write_manifest
 from jobs.trial import Part, part_of
 from pipeline.storage import Folder
-from tests.cluster.test_results import a_result, store
+from tests.cluster.test_result_parts import of_before
+from tests.cluster.test_results import a_result, store, store_table
 from tests.jobs.test_cli import retake
 
 GALLERY = """video_id,edit_id,pick,rating,note
@@ -232,3 +233,20 @@ def test_a_code_that_says_nothing_is_wrong_usage(
     status, text = retake("run", job, *options)
     assert status == 2
     assert complaint in text
+
+
+def test_a_column_mask_that_was_the_manifests_own_is_no_mask_of_edits_that_are_done(
+    job: str, tmp_path: Path
+) -> None:
+    output, rows = Folder(f"{tmp_path}/out"), pq.read_table(tmp_path / "m.parquet").to_pylist()
+    write_manifest([row | {"mask": "yes"} for row in rows], str(tmp_path / "m.parquet"))
+    store_table(output, "r1", of_before(a_result("horse", "red"), mask="yes"))
+    status, text = retake("run", job, "--dry-run")
+    assert status == 1
+    assert "m.parquet: column 'mask': in the results of" in text
+    assert "Rename the column to keep them" in text
+    stored = output.list("results")
+    assert retake("run", job)[0] == 1
+    assert output.list("results") == stored, "nothing was touched"
+    write_manifest([row | {"my_mask": "yes"} for row in rows], str(tmp_path / "m.parquet"))
+    assert retake("run", job, "--dry-run")[0] == 0

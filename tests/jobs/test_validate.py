@@ -82,6 +82,17 @@ def test_what_the_row_check_refuses_is_found(tmp_path: Path) -> None:
     assert "2 of 2 videos looked for" in text
 
 
+def test_rules_are_checked_against_what_is_measured_and_what_travels(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([a_row("a.mp4")], SCHEMA)
+    job = a_job(tmp_path, [], score={"frames": True})
+    pq.write_table(table.append_column("rank", pa.array([0.5])), tmp_path / "m.parquet")
+    assert validate(job, "--set", "accept=[change > 0.1, rank > 0]")[0] == 0
+    status, text = validate(job, "--set", "accept=[judge.follows >= 3, rang > 0]")
+    assert status == 1
+    assert "accept: rule 'judge.follows >= 3': scores.judge.follows is not measured" in text
+    assert "accept: rule 'rang > 0': no number 'rang' in the results; did you mean 'rank'?" in text
+
+
 def test_videos_that_are_shorter_or_no_videos_are_found_by_reading_them(tmp_path: Path) -> None:
     (tmp_path / "short.mp4").write_bytes(draw(grays(6)))
     (tmp_path / "page.mp4").write_text("<html>gone</html>")

@@ -66,13 +66,14 @@ def five(source: Source) -> Iterator[Entry]:
 def ivebench(source: Source) -> Iterator[Entry]:
     """IVEBench: JSON, a list of videos, each with an instruction and the prompt of its result.
 
-    The edit's prompt is `target_prompt`, which describes the result. The instruction
-    (`edit_prompt`), the target's phrase and span, and the category pass through.
+    The edit's prompt is `target_prompt`, which describes the result, its instruction `edit_prompt`.
+    This, the target's phrase and span, and the category pass through.
     """
     for record in source.records("src_video_name", "source_prompt", "target_prompt"):
         values = record.values
         name, source_prompt = values.pop("src_video_name"), values.pop("source_prompt")
         edit = {"edit_id": values.get("subcategory"), "prompt": values.pop("target_prompt")}
+        edit["instruction"] = values.get("edit_prompt")
         yield source.published(record, record.place, name, edit, source_prompt, values)
 
 

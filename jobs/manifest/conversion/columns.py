@@ -1,4 +1,5 @@
-"""Which columns of a table hold the video, the edit prompt and the source prompt.
+"""Which columns of a table hold the video, the edit prompt, the source prompt, and what may stand
+beside them: an instruction, a mask.
 
 The manifest's own names (`video`, `prompt`, `edits`, `source_prompt`) go first, then names that say
 what they are (`video_path`, `instruction`), then names that may mean it (`path`, `caption`). Two
@@ -27,12 +28,19 @@ VIDEO_NAMES = (
            clip_name clip_file clip_url"""),
 )
 CAPTIONS = _names("caption text txt description video_caption video_description")
+INSTRUCTION_NAMES = _names("""instruction instructions edit_instruction editing_instruction
+           edit_instructions editing_instructions""")
 PROMPT_NAMES = (
     ("prompt", "edits"),
-    _names("""edit_prompt target_prompt edited_prompt editing_prompt instruction instructions
-           edit_instruction editing_instruction target_caption edited_caption edit_caption
-           target_text edit_text prompts edit"""),
+    _names("""edit_prompt target_prompt edited_prompt editing_prompt target_caption edited_caption
+           edit_caption target_text edit_text prompts edit"""),
+    INSTRUCTION_NAMES,
     CAPTIONS,
+)
+MASK_NAMES = (
+    ("mask",),
+    _names("""masks mask_path mask_paths mask_video mask_file mask_file_name mask_uri mask_url
+           video_mask video_mask_path mask_video_path edit_mask"""),
 )
 SOURCE_NAMES = (
     ("source_prompt",),
@@ -40,7 +48,7 @@ SOURCE_NAMES = (
            original_text input_prompt input_caption src_prompt src_caption"""),
     CAPTIONS,
 )
-OWN = {"video", "prompt", "edits", "source_prompt"}
+OWN = {"video", "prompt", "edits", "source_prompt", "mask", "instruction"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class Columns:
     Args:
         video: None where the records are of files.
         prompts: one for each edit of a row; `edits` or a list of prompts gives several.
+        instruction: may be one of the prompts, too: a table may have no other.
         guessed: whether one of them has a name that is not the manifest's own.
     """
 
@@ -66,6 +75,8 @@ class Columns:
     prompts: tuple[str, ...]
     source_prompt: str | None
     guessed: bool
+    instruction: str | None = None
+    mask: str | None = None
     warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -74,6 +85,10 @@ class Columns:
             "prompt": self.prompts,
             "source prompt": (self.source_prompt,) if self.source_prompt else (),
         }
+        if self.instruction and self.instruction not in self.prompts:
+            roles["instruction"] = (self.instruction,)
+        if self.mask:
+            roles["mask"] = (self.mask,)
         listed = [
             f"{role} from {' and '.join(f'`{name}`' for name in names)}"
             for role, names in roles.items()
@@ -125,14 +140,25 @@ class _Choice:
             prompts = (self._caption(taken | {source}),)
             if prompts[0] != "prompt":
                 warnings.append(_caption_taken(prompts[0]))
-        used = [name for name in (video, *prompts, source) if name is not None]
-        return Columns(video, prompts, source, not OWN.issuperset(used), tuple(warnings))
+        taken |= {source, *prompts}
+        instruction = self._instruction(prompts, taken)
+        no_paths = {name for name in self.names if not self._may_name_files(name)}
+        mask = self._guess(None, "the mask", MASK_NAMES, taken | {instruction} | no_paths)
+        used = [name for name in (video, *prompts, source, instruction, mask) if name is not None]
+        guessed = not OWN.issuperset(used) or instruction in prompts
+        return Columns(video, prompts, source, guessed, instruction, mask, tuple(warnings))
+
+    def _instruction(self, prompts: tuple[str, ...], taken: set[str | None]) -> str | None:
+        """The column of what a person would ask for: the prompt's own where it is such a one."""
+        if len(prompts) == 1 and _plain(prompts[0]) in INSTRUCTION_NAMES:
+            return prompts[0]
+        return self._guess(None, "the instruction", (INSTRUCTION_NAMES,), taken)
 
     def _prompts(self, taken: set[str | None]) -> tuple[str, ...]:
         """The columns of edit prompts, but for those with a caption; empty if there is none."""
         prompts = tuple(name for name in self._in_rank(PROMPT_NAMES[0]) if name not in taken)
         if not prompts:
-            found = self._guess("--prompt-column", "the edit prompt", PROMPT_NAMES[1:2], taken)
+            found = self._guess("--prompt-column", "the edit prompt", PROMPT_NAMES[1:3], taken)
             prompts = (found,) if found else ()
         if prompts and self.given_prompts:
             way = f"or add `--prompt-column {prompts[0]}` for both"
@@ -155,6 +181,12 @@ class _Choice:
         if found is None:
             raise ConvertError(self._missing("video", "--video-column"))
         return found
+
+    def _may_name_files(self, name: str) -> bool:
+        """Whether a column holds texts, or lists of texts; masks may be stored as numbers, too."""
+        cells = [record.values.get(name) for record in self.records]
+        values = [v for cell in cells for v in (cell if isinstance(cell, list) else [cell])]
+        return all(value is None or isinstance(value, str) for value in values)
 
     def _caption(self, taken: set[str | None]) -> str:
         found = self._guess("--prompt-column", "the edit prompt", (CAPTIONS,), taken)
@@ -205,7 +237,7 @@ class _Choice:
 
     def _guess(
         self,
-        option: str,
+        option: str | None,
         role: str,
         ranks: Sequence[Sequence[str]],
         taken: set[str | None],
@@ -215,9 +247,8 @@ class _Choice:
             found = self._without_copies(found)
             if len(found) > 1:
                 listed = " and ".join(map(repr, found))
-                raise ConvertError(
-                    f"{self.uri}: {listed} may each be {role}; name one: {option} {found[0]}"
-                )
+                way = f"name one: {option} {found[0]}" if option else "rename one, or leave it out"
+                raise ConvertError(f"{self.uri}: {listed} may each be {role}; {way}")
             if found:
                 return found[0]
         return None

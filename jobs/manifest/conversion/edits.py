@@ -11,17 +11,21 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster.rows import NO_FILES
 from jobs.errors import ConvertError, nearest
 from jobs.manifest.conversion.columns import Columns
 from jobs.manifest.conversion.records import Entry, Record
 from jobs.manifest.conversion.sources import Source
+from jobs.manifest.conversion.videos import absolute_video
 from jobs.manifest.schema import EDIT, EDIT_FIELDS, SCHEMA
 from pipeline.storage import from_json
 
+OF_COLUMNS = ("mask", "instruction")
+"""Of an edit, what a column of another name may hold."""
 SETTINGS = tuple(
-    n for n in SCHEMA.names if n not in ("video", "video_id", "source_prompt", "edits")
+    n for n in SCHEMA.names if n not in ("video", "video_id", "source_prompt", "edits", "mask")
 )
-WISHES = tuple(name for name in EDIT_FIELDS if name != "prompt")
+WISHES = tuple(name for name in EDIT_FIELDS if name not in ("prompt", *OF_COLUMNS))
 NUMBERS = {
     column.name
     for column in (*SCHEMA, *EDIT)
@@ -30,7 +34,7 @@ NUMBERS = {
 TEXT_OF_LIST = re.compile(r"""\s*\[\s*['"{].*['"}]\s*\]\s*""", re.DOTALL)
 """Of prompts or objects; a prompt may begin with a bracket."""
 TEXT_OF_ARRAY = re.compile(r"""['"]\s+['"]""")
-OTHER_MEANING = ("video", "prompt", "source_prompt", "edits")
+OTHER_MEANING = ("video", "prompt", "source_prompt", "edits", *OF_COLUMNS)
 """Names of the manifest's own that another column was taken for."""
 
 
@@ -41,7 +45,8 @@ def record_entries(
 
     Columns with names of the manifest's own (`video_id`, `seed`, `fps`, ...) have their meaning
     there. `edit_id`, `negative_prompt`, `guidance_scale` and `seed` beside one prompt belong to
-    that edit. `edits` is a list of prompts or of objects. Other columns pass through.
+    that edit. `edits` is a list of prompts or of objects. A mask and an instruction beside several
+    edits are those of all, or a list with one for each. Other columns pass through.
 
     Args:
         given: prompts that every record gets, after its own.
@@ -64,6 +69,9 @@ def _entries(
 ) -> Iterator[Entry]:
     values = dict(record.values)
     name, uri = _video(source, record, values, columns)
+    beside = {"mask": values.pop(columns.mask, None) if columns.mask else None}
+    if columns.instruction and columns.instruction not in columns.prompts:
+        beside["instruction"] = values.pop(columns.instruction, None)
     cells = {column: values.pop(column, None) for column in columns.prompts}
     source_prompt = columns.source_prompt
     settings = {"source_prompt": None if source_prompt is None else values.pop(source_prompt, None)}
@@ -85,18 +93,49 @@ def _entries(
                 f"edit_id {wishes['edit_id']!r} is the name of one edit; expected one `prompt` "
                 "beside it, or an `edit_id` in each object of `edits`"
             )
-    for at, edit in edits:
+    more_of = _shared_out(beside, len(edits) + len(given))
+    for (at, edit), also in zip(edits, more_of, strict=False):
         if not isinstance(edit, dict):
             source.problems.append(f"{at}: {edit!r} is neither a prompt nor an object")
         elif misplaced := sorted(edit.keys() & {*SCHEMA.names} - {*EDIT_FIELDS}):
             source.problems.append(f"{at}: {misplaced[0]!r} belongs to the video, not the edit")
         else:
+            if columns.instruction in columns.prompts and isinstance(edit.get("prompt"), str):
+                also["instruction"] = edit["prompt"]
             own = {k: v for k, v in edit.items() if k in EDIT_FIELDS}
             more = {k: v for k, v in edit.items() if k not in EDIT_FIELDS}
-            yield Entry(at, name, uri, {**wishes, **own}, video_id, settings, {**extra, **more})
-    for number, prompt in enumerate(given, 1):
-        at, edit = f"{record.place}, prompt {number}", {**wishes, "prompt": prompt}
+            edit = _with_located_mask(source, record, {**wishes, **also, **own})
+            yield Entry(at, name, uri, edit, video_id, settings, {**extra, **more})
+    for number, (prompt, also) in enumerate(zip(given, more_of[len(edits) :], strict=True), 1):
+        at, edit = f"{record.place}, prompt {number}", {**wishes, **also, "prompt": prompt}
+        edit = _with_located_mask(source, record, edit)
         yield Entry(at, name, uri, edit, video_id, settings, extra, given=number)
+
+
+def _shared_out(beside: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """For each of `count` edits what stands beside them.
+
+    Raises:
+        ConvertError: a list of another length than they are.
+    """
+    parts: list[dict[str, Any]] = [{} for _ in range(count)]
+    for name, cell in beside.items():
+        values = _list(cell)
+        if isinstance(values, list) and len(values) != count:
+            raise ConvertError(
+                f"{len(values)} {name}s beside {count} edits; expected one, or one for each"
+            )
+        for number, part in enumerate(parts):
+            part[name] = values[number] if isinstance(values, list) else values
+    return parts
+
+
+def _with_located_mask(source: Source, record: Record, edit: dict[str, Any]) -> dict[str, Any]:
+    """The same with its mask where it lies: beside the table, as its video."""
+    mask = edit.get("mask")
+    if not isinstance(mask, str) or mask in NO_FILES or not mask.strip():
+        return {**edit, "mask": mask or None}
+    return {**edit, "mask": absolute_video(mask.strip(), record.base)}
 
 
 def _video(

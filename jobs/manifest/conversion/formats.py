@@ -175,7 +175,7 @@ def _of_records(source: Source, records: list[Record], options: Options) -> Iter
     )
     if columns.guessed:
         source.notes.append(str(columns))
-    if used := own_cells(records):
+    if used := [name for name in own_cells(records) if name not in columns.prompts]:
         source.notes.append(f"used as in a manifest: {', '.join(f'`{name}`' for name in used)}")
     source.warnings.extend(columns.warnings)
     return record_entries(source, records, columns, options.prompts)

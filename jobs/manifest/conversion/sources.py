@@ -94,6 +94,9 @@ class Source:
         A column that has another meaning in the manifest passes through as `published_<name>`.
         """
         own = {*SCHEMA.names, *EDIT_FIELDS}
+        if isinstance(extra.get("instruction"), str):
+            edit = {"instruction": extra["instruction"], **edit}
+            extra = {key: value for key, value in extra.items() if key != "instruction"}
         extra = {f"published_{k}" if k in own else k: value for k, value in extra.items()}
         edit = {
             key: value.strip() if isinstance(value, str) else value for key, value in edit.items()

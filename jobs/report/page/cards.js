@@ -59,7 +59,8 @@ function makeTile(card, place, deck, sortKey) {
   const { ratio } = shapeOf(card);
   const name = edit.id ?? "No edit";
   const clip = (outcome, badge) => (outcome.clip
-    ? makeClip(outcome.clip, `${badge ? `${badge}: ` : ""}Edit ${name} of ${card.id}`, ratio, deck, badge)
+    ? makeClip(outcome.clip, `${badge ? `${badge}: ` : ""}Edit ${name} of ${card.id}`, ratio, deck, badge,
+        outcome.mask)
     : h(`div.clip.missing.${outcome.status}`, { style: `aspect-ratio:${ratio}` },
         h("p", {}, h("b", {}, statusName(outcome.status)), h("code", {}, outcome.code ?? ""))));
   const names = summary.compare;
@@ -73,10 +74,13 @@ function makeTile(card, place, deck, sortKey) {
       : clip(edit),
     h("figcaption", {},
       edit.prompt && h("p.prompt", { dir: "auto" }, markNew(edit.prompt, card.prompt)),
+      edit.instruction && h("p.instruction.quiet.small", { dir: "auto" }, `“${edit.instruction}”`),
       there && there.prompt !== edit.prompt &&
         h("p.prompt.quiet.small", { dir: "auto" }, `${names.there}: ${there.prompt}`),
       edit.error && h("p.error.small", {}, edit.error),
       there?.error && h("p.error.small", {}, `${names.there}: ${there.error}`),
+      makeVerdict(edit, names && edit.status !== "absent" ? names.here : ""),
+      there && makeVerdict(there, names.there),
       numbersOf(edit, sortKey),
       edit.id !== null && card.id !== null && markButtons(card, edit),
       h("p.foot", {}, h("code", { title: name, dir: "auto" }, name),
@@ -90,7 +94,7 @@ function makeTile(card, place, deck, sortKey) {
 /** The numbers on a tile: of this run, and where two are compared of the other and the difference. */
 function numbersOf(edit, sortKey) {
   const sorted = sortKey.replace(/^difference:/, "");
-  const rows = [...new Set([sorted, ...ON_TILE])].map((key) => {
+  const rows = [...new Set([sorted, ...ruleKeysBeside(edit), ...ON_TILE])].map((key) => {
     const [metric, here] = [metricOf(key), edit.status === "absent" ? null : numberOf(edit, key)];
     const there = metric && edit.there ? numberOf(edit.there, key) : null;
     if (!metric || (here == null && there == null)) return null;
@@ -98,7 +102,8 @@ function numbersOf(edit, sortKey) {
     const text = !summary.compare ? withUnit(here, metric.unit)
       : [`${plain(here, metric.unit)} · ${plain(there, metric.unit)}`,
         difference != null && h("b", {}, ` ${difference > 0 ? "+" : ""}${plain(difference, metric.unit)}`)];
-    return h("div", { class: key === sorted ? "sorted" : null }, h("dt", {}, metric.label), h("dd", {}, text));
+    const kinds = [key === sorted && "sorted", failsFor(edit, key) && "fails"].filter(Boolean).join(" ");
+    return h("div", { class: kinds || null }, h("dt", {}, metric.label), h("dd", {}, text));
   }).filter(Boolean);
   return rows.length > 0 && h("dl.numbers", {}, rows);
 }
@@ -106,11 +111,12 @@ function numbersOf(edit, sortKey) {
 const metricOf = (key) => METRICS.find((metric) => metric.key === key);
 const numberOf = (edit, key) => edit.numbers[METRICS.findIndex((metric) => metric.key === key)];
 
-function makeClip(link, name, ratio, deck, badge) {
+function makeClip(link, name, ratio, deck, badge, mask = null) {
   const video = h("video", { "data-src": link, "aria-label": name, loop: true, playsinline: true,
     preload: "auto", onclick: () => deck.toggle() });
   video.muted = true; // the attribute does nothing on an element made by a script
   const frame = h("div.clip", { style: `aspect-ratio:${ratio}` }, video,
+    mask && makeMask(mask, name, deck),
     badge && h("span.badge", {}, badge));
   video.addEventListener("loadedmetadata", () => {
     if (video.videoWidth < SMALL_PX) video.classList.add("small-clip");

@@ -12,6 +12,7 @@ function showControls(view) {
   const [one, other] = named ? ["A to Z", "Z to A"] : ["Lowest first", "Highest first"];
   byId("direction").textContent = view.down ? `${other} ↓` : `${one} ↑`;
   for (const radio of byId("states").querySelectorAll("input")) radio.checked = radio.value === view.status;
+  for (const radio of byId("verdicts").querySelectorAll("input")) radio.checked = radio.value === view.verdict;
   for (const figure of document.querySelectorAll(".plot[data-metric]")) {
     const metric = metricOf(figure.dataset.metric);
     const [low, high] = view.within.get(metric.key) ?? [Infinity, -Infinity];
@@ -38,8 +39,8 @@ function makeControls() {
   const groups = Map.groupBy?.(METRICS, (metric) => metric.group) ?? new Map([["Metrics", METRICS]]);
   byId("sort").append(...[...groups].map(([label, metrics]) => h("optgroup", { label },
     metrics.map((metric) => h("option", { value: metric.key }, metric.label)))));
-  const choice = (value, name, all, some, kind = "") => h(`label.choice${kind}`, {},
-    h("input", { type: "radio", name: "status", value, onchange: () => go({ status: value }) }),
+  const choice = (value, name, all, some, kind = "", of = "status") => h(`label.choice${kind}`, {},
+    h("input", { type: "radio", name: of, value, onchange: () => go({ [of]: value }) }),
     h("span", {}, name),
     h("b", {}, some < all ? `${whole.format(some)} of ${whole.format(all)}` : whole.format(all)));
   const rows = statusCounts();
@@ -50,6 +51,13 @@ function makeControls() {
       .sort((a, b) => b[2] - a[2])
       .map(([, code, n, m]) => choice(`${status}/${code}`, code, n, m, ".code")),
   ]));
+  byId("verdicts").hidden = !hasVerdicts;
+  if (hasVerdicts) {
+    byId("verdicts").append(choice("", "All", sum(1), sum(2), "", "verdict"),
+      ...verdictCounts().map(([value, name, all, some, kind]) => choice(value, name, all, some, kind, "verdict")));
+  }
+  byId("masks").hidden = !summary.masks;
+  byId("masks").addEventListener("click", toggleMasks);
   byId("only-marks").append(...Object.entries(MARKS).map(([value, [name]]) => h("option", { value }, name)));
   byId("only-edit").append(...summary.editIds.map((id) => h("option", { value: id }, id)));
   byId("only-edit").hidden = summary.editIds.length < 2;

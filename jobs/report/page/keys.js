@@ -10,6 +10,7 @@ const KEYS = [
   ["x", "Reject, or take it back"],
   ["1 to 5", "Rate; 0 takes the rating away"],
   ["n", "Write a note; Esc ends it"],
+  ["m", "Masks: show or hide them"],
   ["/", "Search"],
   ["s, w, v, d", "Large view: side by side, wipe, overlay, difference"],
   ["[ and ]", "Large view: move the slider"],
@@ -85,6 +86,7 @@ const actions = {
     onEdit(({ card, edit }) => rate(card, edit, n || null))])),
   ArrowRight: async () => (large.tile ? stepLarge(1) : focusTile(await stepTile(1))),
   ArrowLeft: async () => (large.tile ? stepLarge(-1) : focusTile(await stepTile(-1))),
+  m: () => toggleMasks(),
   "?": () => byId("keys").showModal(),
 };
 const onPage = {

@@ -61,10 +61,10 @@ function makeStage(card, edit, deck) {
   const { ratio } = shapeOf(card);
   const clips = [
     ["source", "Source", card.source],
-    ["edit", summary.compare?.here ?? "Edit", edit.clip],
-    ["there", summary.compare?.there, edit.there?.clip],
-  ].filter(([, , link]) => link).map(([kind, name, link]) => {
-    const clip = makeClip(link, name, ratio, deck, name);
+    ["edit", summary.compare?.here ?? "Edit", edit.clip, edit.mask],
+    ["there", summary.compare?.there, edit.there?.clip, edit.there?.mask],
+  ].filter(([, , link]) => link).map(([kind, name, link, mask]) => {
+    const clip = makeClip(link, name, ratio, deck, name, mask);
     clip.dataset.clip = kind;
     return { kind, name, clip };
   });
@@ -147,12 +147,14 @@ function makeSheet(card, edit) {
       edit.error && h("p.error", {}, h("b", {}, `${statusName(edit.status)}: ${edit.code}`), edit.error),
       there?.error && h("p.error", {},
         h("b", {}, `${summary.compare.there}, ${statusName(there.status)}: ${there.code}`), there.error),
-      table([["Prompt", edit.prompt],
+      makeVerdict(edit, edit.there && edit.status !== "absent" ? summary.compare.here : ""),
+      there && makeVerdict(there, summary.compare.there),
+      table([["Instruction", edit.instruction], ["Prompt", edit.prompt],
         ["Prompt there", there && there.prompt !== edit.prompt ? there.prompt : null],
         ["Source prompt", card.prompt], ["Source", card.video],
         ["Clip", width && `${frames} frames, ${width} × ${height}, ${three.format(fps)} a second`],
         ...Object.entries(edit.facts), ...card.columns])),
-    h("div.metrics", {}, METRICS.map((metric, i) => metricRow(metric, edit, i)),
+    h("div.metrics", {}, makeCandidates(edit), METRICS.map((metric, i) => metricRow(metric, edit, i)),
       table([
         ...Object.entries(edit.forwards ?? {}).map(([kind, n]) => [`Forwards, ${kind}`, n && plain(n)]),
         ...Object.entries(edit.timings).map(([part, s]) => [`Time, ${part}`, duration(s)]),
@@ -162,10 +164,11 @@ function makeSheet(card, edit) {
 function metricRow(metric, edit, i) {
   const [here, there] = [edit.status === "absent" ? null : edit.numbers[i], edit.there?.numbers[i]];
   if (here == null && there == null) return "";
-  return h("section.metric", { "data-metric": metric.key },
+  const fails = failsFor(edit, metric.key) ? ".fails" : "";
+  return h(`section.metric${fails}`, { "data-metric": metric.key },
     h("h3", {}, metric.label),
     h("p.value", {}, withUnit(here, metric.unit),
       there != null && h("span.quiet", {}, ` · ${withUnit(there, metric.unit)}`)),
     metric.bars?.length > 1 ? h("div.strip", { "aria-hidden": "true" }, histogram(metric, here)) : "",
-    h("p.about.small.quiet", {}, metric.about));
+    h("p.about.small.quiet", {}, metric.about, " ", limitsOf(metric.key)));
 }

@@ -50,14 +50,24 @@ function showSummary() {
   const more = skipped ? `, ${whole.format(Math.round(skipped))} skipped` : "";
   const timeName = summary.gpuSeconds ? "GPU time" : "Work time";
   const statuses = statusCounts().filter(([status]) => status !== "absent");
-  byId("stats").append(
+  byId("stats").append(...[
     tile("Edits done", `${whole.format(done)}`, ` of ${whole.format(summary.edits)}`,
       statuses.map(([status, n]) => [statusName(status), n, whole.format(n), status])),
+    hasVerdicts && acceptedTile(),
     tile(timeName, duration(time), ` ${duration(time / summary.edits)} an edit`,
       Object.entries(summary.timings).map(([part, s]) => [part, s, duration(s)]), TIME_ABOUT[timeName]),
     tile("Forwards", whole.format(Math.round(forwards)), ` ${three.format(forwards / summary.edits)} an edit${more}`,
       Object.entries(complete).map(([kind, n]) => [kind, n, whole.format(Math.round(n))])),
-  );
+  ].filter(Boolean));
+}
+
+/** How many edits the job's rules accept. */
+function acceptedTile() {
+  const counts = verdictCounts().filter(([kind]) => VERDICTS[kind]);
+  const of = Object.fromEntries(counts.map(([kind, , all]) => [kind, all]));
+  const style = { yes: "ok", no: "failed", none: "plain-part" };
+  return tile("Edits accepted", whole.format(of.yes ?? 0), ` of ${whole.format((of.yes ?? 0) + (of.no ?? 0))}`,
+    counts.map(([kind, name, n]) => [name, n, whole.format(n), style[kind]]));
 }
 
 /** A large number with the shares that it is made of: [name, size, text, status?] each. */
@@ -94,7 +104,8 @@ const heading = ({ label, unit }, readout) => h("figcaption", {},
 
 /** In place of a histogram where all edits have one value. */
 const same = (metric) => h("figure.plot", { title: metric.about },
-  heading(metric, h("span.small.quiet", {}, `all ${plain(metric.median, metric.unit)}`)));
+  heading(metric, h("span.small.quiet", {}, `all ${plain(metric.median, metric.unit)}`)),
+  limitsOf(metric.key) && h("p.ends.small.quiet", {}, limitsOf(metric.key)));
 
 /** A histogram whose bars can be chosen, by mouse or by arrow keys and Enter. */
 function plot(metric, choose) {
@@ -135,18 +146,20 @@ function plot(metric, choose) {
   point(-1);
   return h("figure.plot", { "data-metric": key, title: metric.about },
     heading(metric, readout), svg,
-    h("p.ends.small.quiet", {}, h("span", {}, plain(metric.low, unit)),
+    h("p.ends.small.quiet", {}, h("span", {}, plain(metric.low, unit)), limitsOf(key),
       h("span", {}, plain(metric.high, unit))));
 }
 
-/** The bars of a metric, with a line at a value if one is given. */
-function histogram({ bars, edges }, value = null) {
+/** The bars of a metric, with lines at its rules' thresholds, and at a value if one is given. */
+function histogram(metric, value = null) {
+  const { bars, edges } = metric;
   const most = Math.max(...bars);
   const svg = h("svg.histogram", { viewBox: `0 0 ${bars.length} 1`, preserveAspectRatio: "none" });
   svg.append(...bars.map((n, i) => {
     const height = n ? Math.max(n / most, 0.03) : 0;
     return h("rect.bar", { x: i + 0.08, y: 1 - height, width: 0.84, height });
   }));
+  svg.append(...thresholdLines(metric));
   if (value != null) {
     const share = (value - edges[0]) / (edges.at(-1) - edges[0]);
     const x = Math.min(1, Math.max(0, share)) * bars.length;

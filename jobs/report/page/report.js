@@ -4,6 +4,7 @@
 const CARDS_ON_PAGE = 12;
 const defaults = {
   page: "1", status: "", q: "", sort: "", down: "", edit: "", video: "", marks: "", each: "",
+  verdict: "",
 };
 const SORTS = ["edit", "status", "rating"]; // beside the metrics; "" sorts by video
 const MARKS = { // what the edits may be filtered by: [name, does a mark pass]
@@ -80,6 +81,7 @@ async function find(view) {
 async function columnsFor(view) {
   const needed = ["layout"];
   if (view.status || view.sort === "status") needed.push("state");
+  if (view.verdict) needed.push("verdict");
   if (view.q.trim()) needed.push("text");
   if (view.edit || view.video || view.marks || ["edit", "rating"].includes(view.sort)) needed.push("ids");
   const keys = new Set([...view.within.keys(), ...(metricOf(view.sort) ? [view.sort] : [])]);
@@ -111,6 +113,10 @@ function makeFilters(view, columns) {
     const [status, code] = view.status.split("/");
     const right = summary.states.map(([s, c]) => s === status && (!code || c === code));
     filters.push((edit) => right[columns.state[edit]]);
+  }
+  if (view.verdict) {
+    const right = passingVerdicts(view.verdict);
+    filters.push((edit) => right[columns.verdict[edit]]);
   }
   const words = view.q.toLowerCase().split(/\s+/).filter(Boolean);
   if (words.length) {

@@ -135,6 +135,8 @@ def drawn_rows(draw: random.Random, folder: Path) -> list[dict[str, Any]]:
                 "negative_prompt": draw.choice([None, "blurred"]),
                 "guidance_scale": draw.choice([None, 3.5]),
                 "seed": draw.choice([None, place]),
+                "mask": draw.choice([None, "auto", *places]),
+                "instruction": draw.choice([None, "make it so"]),
             }
             for place in range(draw.randrange(1, 5))
         ]
@@ -145,6 +147,7 @@ def drawn_rows(draw: random.Random, folder: Path) -> list[dict[str, Any]]:
                 "edits": edits,
                 "fps": draw.choice([None, 8.0]),
                 "seed": draw.choice([None, 5]),
+                "mask": draw.choice([None, "none", *places]),
                 "shot": number,
                 "tags": draw.choice([None, [f"t{number}"]]),
             }

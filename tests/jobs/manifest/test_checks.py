@@ -13,6 +13,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from cluster.rows import check_row
+from cluster.stages.blocks import RESERVED
 from jobs.errors import ManifestError, nearest
 from jobs.manifest.checks import check_manifest
 from jobs.manifest.schema import EDIT, SCHEMA
@@ -222,6 +223,21 @@ def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
         "unknown field 'promt'; did you mean 'prompt'?",
         "field 'seed' has type string; expected int64",
         "'status' is also a column of the results",
+    ):
+        assert expected in text
+
+
+def test_a_column_that_an_older_manifest_had_for_itself_is_refused_with_the_way_out(
+    tmp_path: Path,
+) -> None:
+    own = {"instruction": pa.array(["x"]), "accepted": pa.array([True]), "mask": pa.array([3])}
+    text = refusal(stored(tmp_path, table(**own)), reserved=RESERVED)
+    for expected in (
+        "'instruction' is also a column of the results; 'instruction' is a field of each edit: "
+        "move it there, or rename it",
+        "'accepted' is also a column of the results; rename it",
+        "'mask' has type int64; expected string, the path or URI of a mask; rename the column if "
+        "it holds something else",
     ):
         assert expected in text
 

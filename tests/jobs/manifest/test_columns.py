@@ -64,7 +64,8 @@ def test_a_caption_alone_is_the_prompt_and_a_warning_says_so(tmp_path: Path) -> 
     ("header", "expected"),
     [
         ("path,url,prompt", "'path' and 'url' may each be the video; name one: --video-column"),
-        ("video,instruction,target_prompt", "may each be the edit prompt; name one: --prompt-col"),
+        ("video,edit_prompt,target_prompt", "may each be the edit prompt; name one: --prompt-col"),
+        ("video,prompt,mask_path,mask_uri", "may each be the mask; rename one, or leave it out"),
         ("video,caption,text", "may each be the edit prompt; name one: --prompt-column caption"),
         ("video,source_caption,original_prompt,prompt", "name one: --source-prompt-column"),
         ("clip_id,prompt", "no column 'video'. It has 'clip_id', 'prompt'. If one holds the video"),
@@ -145,11 +146,59 @@ def test_the_name_of_one_edit_does_not_fit_several(tmp_path: Path) -> None:
     assert "line 2: edit_id 'x' is the name of one edit" in message
 
 
-def test_an_unused_instruction_beside_a_prompt_is_a_warning(tmp_path: Path) -> None:
-    converted = table(tmp_path, "video,prompt,instruction", "a.mp4,one,two")
+def test_an_unused_prompt_beside_a_prompt_is_a_warning(tmp_path: Path) -> None:
+    converted = table(tmp_path, "video,prompt,edit_prompt", "a.mp4,one,two")
     assert prompts(converted.rows[0]) == ["one"]
     (warning,) = converted.warnings
-    assert "'instruction' passes through" in warning and "--prompt-column instruction" in warning
+    assert "'edit_prompt' passes through" in warning and "--prompt-column edit_prompt" in warning
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "prompt", "instruction"),
+    [
+        ("video,prompt,instruction", "a.mp4,a red cube,paint it", "a red cube", "paint it"),
+        ("video,target_prompt,edit_instruction", "a.mp4,red,paint it", "red", "paint it"),
+        ("video,instruction", "a.mp4,paint it", "paint it", "paint it"),
+        ("video,instructions", 'a.mp4,"[""paint it""]"', "paint it", "paint it"),
+        ("video,prompt", "a.mp4,red", "red", None),
+    ],
+)
+def test_an_instruction_stands_beside_the_prompt_or_is_it(
+    tmp_path: Path, header: str, line: str, prompt: str, instruction: str | None
+) -> None:
+    (row,) = table(tmp_path, header, line).rows
+    (edit,) = row["edits"]
+    assert (edit["prompt"], edit["instruction"]) == (prompt, instruction)
+    assert "table_instruction" not in row
+
+
+def test_masks_lie_beside_the_table_as_videos_do(tmp_path: Path) -> None:
+    header = "video,prompt,mask_path"
+    lines = ["a.mp4,red,masks/a.png", "a.mp4,blue,s3://b/a.png", "a.mp4,green,auto", "a.mp4,x,"]
+    converted = table(tmp_path, header, *lines)
+    (row,) = converted.rows
+    found = [edit["mask"] for edit in row["edits"]]
+    assert found == [f"{tmp_path}/masks/a.png", "s3://b/a.png", "auto", None]
+    assert converted.notes == [
+        "video from column `video`, prompt from `prompt`, mask from `mask_path`"
+    ]
+    assert len({edit["edit_id"] for edit in row["edits"]}) == 4
+
+
+def test_masks_and_instructions_of_several_edits_are_one_or_one_for_each(tmp_path: Path) -> None:
+    edits = '"[""red"", ""blue""]"'
+    header = "video,edits,masks,instruction"
+    (row,) = table(tmp_path, header, f'a.mp4,{edits},"[""a.png"", ""none""]",paint it').rows
+    assert [edit["mask"] for edit in row["edits"]] == [f"{tmp_path}/a.png", "none"]
+    assert [edit["instruction"] for edit in row["edits"]] == ["paint it"] * 2
+    message = refusal(table, tmp_path, header, f'a.mp4,{edits},"[""a.png""]",paint it')
+    assert "line 2: 1 masks beside 2 edits; expected one, or one for each" in message
+
+
+def test_masks_that_are_no_files_pass_through(tmp_path: Path) -> None:
+    uri = saved(tmp_path, [{"video": "a.mp4", "prompt": "red", "mask": {"counts": [1]}}])
+    (row,) = from_table(uri).rows
+    assert (row["edits"][0]["mask"], row["table_mask"]) == (None, {"counts": [1]})
 
 
 def test_ids_that_look_like_numbers_keep_their_zeros(tmp_path: Path) -> None:

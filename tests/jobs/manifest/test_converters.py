@@ -321,7 +321,7 @@ def test_ivebench_edits_by_the_description_of_the_result(tmp_path: Path) -> None
     assert row["video_id"] == "toy_0001"
     assert prompts(row) == ["A sketch of a tin toy that rolls."]
     assert row["edits"][0]["edit_id"].startswith("pencil-sketch-")
-    assert row["edit_prompt"] == "Make it a sketch."
+    assert row["edit_prompt"] == row["edits"][0]["instruction"] == "Make it a sketch."
     assert (row["target_phrase"], row["target_span"]) == ("sketch", [2, 8])
     assert (row["fps"], row["published_fps"]) == (None, 24)
     assert converted.warnings == []

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -55,7 +56,9 @@ def edit(folder: Path, checkpoints: dict[str, Path]) -> Callable[..., tuple[int,
     return run
 
 
-def job_of(folder: Path, checkpoint: Path, **reconstruction: object) -> dict[str, bytes]:
+def job_of(
+    folder: Path, checkpoint: Path, mask: str | None = None, **reconstruction: object
+) -> dict[str, bytes]:
     """The edits that a job's rank makes of the same clip and settings, by prompt."""
     settings = EditingSettings(
         output=str(folder / "out"),
@@ -65,7 +68,7 @@ def job_of(folder: Path, checkpoint: Path, **reconstruction: object) -> dict[str
         reconstruction=Reconstruction(**reconstruction),  # type: ignore[arg-type]
     )
     edits = [{"prompt": "a zebra gallops"}, {"prompt": "a donkey"}]
-    video = check_row({"video": "horse.mp4", "edits": edits}).video
+    video = check_row({"video": "horse.mp4", "mask": mask, "edits": edits}).video
     info = open_checkpoint(settings.checkpoint)
     tokenizer, encoder = load_text_encoder(info, torch.float32, "cpu")
     for prompt in ("", *(edit["prompt"] for edit in edits)):
@@ -321,6 +324,35 @@ def test_every_option_has_the_text_of_its_declaration() -> None:
             assert texts[name] in help_, name
     assert "[default: 0,0.4]" in help_
     assert "--num-inference-steps" not in help_, "another name, for those who try it"
+
+
+def test_what_only_a_job_does_is_no_option() -> None:
+    for option in ("--candidates", "--keep-candidates", "--until-accepted"):
+        done = CliRunner().invoke(app, ["edit", "horse.mp4", "x", option, "2"])
+        assert done.exit_code == 2
+        assert "No such option" in done.stderr
+
+
+def test_a_mask_that_cannot_be_found_from_noise_is_wrong_usage(folder: Path) -> None:
+    given = ["--mask", "auto", "--start", "noise"]
+    done = CliRunner().invoke(app, ["edit", "horse.mp4", "x", *given])
+    assert done.exit_code == 2
+    assert "--start is noise" in done.stderr
+
+
+def test_a_composite_is_that_of_a_job_byte_for_byte(
+    edit: Callable[..., tuple[int, str, str]], folder: Path, checkpoints: dict[str, Path]
+) -> None:
+    picture = np.zeros((40, 60, 3), np.uint8)
+    picture[:, :20] = 255
+    (folder / "mask.png").write_bytes(
+        draw([picture], container="image2pipe", codec="png", pix_fmt="rgb24")
+    )
+    how = ("--composite", "--mask", "mask.png", "--posterior", "sample")
+    status, _, err = edit("a donkey", *how, "-o", "mine.mp4")
+    assert status == 0, err
+    theirs = job_of(folder, checkpoints["5b"], mask="mask.png", composite=True)
+    assert (folder / "mine.mp4").read_bytes() == theirs["a donkey"]
 
 
 def test_names_of_diffusers_and_of_the_script_are_understood(
