@@ -34,7 +34,7 @@ def prepare(start: Start, _: Channel) -> dict[type, Callable[..., Any]]:
         work(Work.of(settings, 1).inversion)
         return InversionResult("k", frames=5, height=8, width=8, fps=8.0, source="s")
 
-    def edit(video: VideoSpec, inversion: InversionResult) -> list[EditResult]:
+    def edit(video: VideoSpec, inversion: InversionResult, number: int = 0) -> list[EditResult]:
         work(Work.of(settings, len(video.edits)).editing)
         return [EditResult(edit_id=one.edit_id, output="e", seed=1) for one in video.edits]
 

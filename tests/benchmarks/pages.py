@@ -21,7 +21,7 @@ from tests.benchmarks.record import Record, read
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
-PAGES = ("README.md", "docs/benchmarks.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/masks.md", "docs/scores.md")
 MARKED = re.compile(r"(<!-- bench: ([\w. -]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_YET = "Not measured yet: `{}` does it.\n"
 

@@ -39,6 +39,13 @@ BENCHMARKS = (
         4,
     ),
     Program(
+        "masks",
+        "the background of edits with a given and with an automatic mask against none, what was "
+        "asked for, and what keeps the background from the VAE's own: dB, the judge's verdict, "
+        "counted forwards",
+        8,
+    ),
+    Program(
         "speed_of_light",
         "the rate of a whole job over that of the bare functions in a loop on the same cores",
         6,
@@ -47,6 +54,17 @@ BENCHMARKS = (
         "start_up",
         "seconds from the command to the first finished edit of the demo, by phase",
         1.5,
+    ),
+    Program(
+        "verdicts",
+        "what rules on frame measures accept, against the judge of the drawn world: precision and "
+        "recall, by setting and by fault",
+        10,
+    ),
+    Program(
+        "candidates",
+        "what a further candidate costs, and how many shapes the best of four gets right",
+        10,
     ),
     Program(
         "orchestration",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline import Editor
-from tests.benchmarks import cost, edits, exchange, round_trip, speedups, storage
+from tests.benchmarks import cost, edits, exchange, masks, round_trip, speedups, storage
 
 
 @pytest.mark.parametrize("edits", cost.SEVERAL)
@@ -101,3 +101,16 @@ def test_a_speed_up_that_is_not_there_has_a_reason_and_no_figure(
     assert "the model is on cpu" in rows["sage"].problem
     assert speedups.figures(rows) == []
     assert speedups.as_markdown(rows, 1).count("\n| ") == len(names)
+
+
+def test_the_benchmark_of_masks_counts_no_forward_more_and_knows_the_true_region(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(masks, "STEPS", 3)
+    found = masks.measure(Namespace(quick=True, seed=1))
+    counted = [figure for figure in found.figures if figure.basis == "counted"]
+    assert [figure.value for figure in counted] == [0, 0]
+    rows = {row.split(" | ")[0]: row for row in found.tables["masks"].splitlines()}
+    assert len(rows) == 4 + len(masks.VARIANTS)
+    assert "| 1.00 / 1.00 |" in rows["| given"]  # nothing but the pooling is compared
+    assert found.tables["background"].count("dB") == 2 * 6

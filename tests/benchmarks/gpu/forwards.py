@@ -223,7 +223,7 @@ def calls_of_an_edit() -> tuple[int, int, int]:
     """Plain forwards of the inversion, guided and other steps, for `EDITS` edits of a video."""
     settings = Reconstruction()
     steps = denoising_steps(settings, STEPS, [settings.guidance_scale] * EDITS)
-    guided = sum(step.scales[0] > 1 for step in steps)
+    guided = sum((step.scales[0] or 0) > 1 for step in steps)
     assert all(step.inject for step in steps)
     once = Inversion().evaluations(highest_stored(settings, STEPS))
     return once, guided, len(steps) - guided
