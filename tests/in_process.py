@@ -85,8 +85,8 @@ def parts(table: pa.Table, rows: int) -> Iterator[pa.Table]:
     return (table.slice(first, rows) for first in range(0, len(table), rows))
 
 
-def from_arrow(table: pa.Table) -> Rows:
-    return Rows(lambda: iter([table]))
+def from_arrow(tables: pa.Table | list[pa.Table]) -> Rows:
+    return Rows(lambda: iter([tables] if isinstance(tables, pa.Table) else tables))
 
 
 class Control:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.algorithm.branches import Branch, Prompt, Velocity
+from pipeline.algorithm.masks import Mask
 from pipeline.algorithm.reconstruction import Edited, EditPrompts, reconstruct, seeded_noise
 from pipeline.algorithm.schedule import Schedule
 from pipeline.model.group import OneRank, TokenGroup
@@ -75,31 +76,35 @@ def edit_with(
     trajectory: Callable[[int], Tensor],
     edits: Sequence[Edit],
     schedule: Schedule,
-    settings: Reconstruction = Reconstruction(),
+    settings: Reconstruction | Sequence[Reconstruction] = Reconstruction(),
     *,
     shape: Sequence[int] | None = None,
     noise: Tensor | None = None,
+    masks: Sequence[Mask | None] = (),
     on_step: Callable[[int, Tensor], Tensor | None] | None = None,
 ) -> Edited:
     """What settings ask of the algorithm, for prompts by name.
 
     Args:
+        settings: of all edits, or of each.
         shape: [F, C, H, W], for the start `noise`; by default that of entry 0.
         noise: what the start `noise` begins with, instead of each edit's own draw.
     """
     named = getattr(model, "named", lambda prompt: Prompt(prompt, torch.empty(0)))
-    if settings.start != "noise":
-        x = torch.stack([trajectory(start_level(settings, schedule.steps)).float()] * len(edits))
-    elif noise is not None:
-        x = torch.stack([noise.float()] * len(edits))
-    else:
-        shape = shape or trajectory(0).shape
-        x = torch.stack([seeded_noise(shape, edit.seed) for edit in edits])
+    each = [settings] * len(edits) if isinstance(settings, Reconstruction) else list(settings)
+    settings = each[0]
+
+    def start(edit: Edit, how: Reconstruction) -> Tensor:
+        if how.start != "noise":
+            return trajectory(start_level(how, schedule.steps)).float()
+        return seeded_noise(shape or trajectory(0).shape, edit.seed) if noise is None else noise
+
+    x = torch.stack([start(edit, how) for edit, how in zip(edits, each, strict=True)])
     prompts = [edit.prompts(settings.reference) for edit in edits]
     scales = [edit.guidance_scale for edit in edits]
-    steps = denoising_steps(settings, schedule.steps, scales)
+    steps = denoising_steps(each, schedule.steps, scales)
     if isinstance(model, VelocityModel):
-        levels = skippable(settings, model.speed, schedule.steps)
+        levels = [skippable(how, model.speed, schedule.steps) for how in each]
         model = with_step_cache(model, schedule, levels)
     return reconstruct(
         model,
@@ -120,5 +125,6 @@ def edit_with(
         residual=settings.residual,
         blocks=settings.inject_blocks,
         share=settings.reference != "script",
+        masks=masks,
         on_step=on_step,
     )

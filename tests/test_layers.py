@@ -23,12 +23,15 @@ BASE = frozenset(
         "errors",
         "settings",
         "records",
+        "scores",
         "dtypes",
         "timing",
         "values",
         "locations",
         "imports",
         "redaction",
+        "elsewhere",
+        "scores",
     }
 )
 """The modules of pipeline that every room but `algorithm` may import."""
@@ -43,7 +46,7 @@ ROOMS = {
     "model": {"algorithm"} | BASE,  # it implements the protocol of the algorithm's model
     "trajectories": {"algorithm"} | BASE,  # a trajectory has a schedule
     "media": BASE,
-    "quality": {"algorithm"} | BASE,
+    "quality": {"algorithm", "model"} | BASE,  # a model's folder has a fingerprint
     **dict.fromkeys(BASE, BASE),
 }
 """What a room of pipeline may import of the others; "" is pipeline itself, the public API."""

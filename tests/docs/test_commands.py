@@ -53,6 +53,16 @@ ELSEWHERE = {
     "retake plan": ("tests/jobs/plan/test_plan.py", '["plan", str(job)'),
     "retake logs": ("tests/jobs/logs/test_logs.py", 'retake("logs", str(output)'),
     "retake failures out": ("tests/jobs/failures/test_failures.py", 'retake("failures"'),
+    "retake accept out": (
+        "tests/jobs/accept/test_accept.py",
+        "def test_the_table_says_what_each_rule_rejects",
+    ),
+    "retake export out": ("tests/jobs/export/outputs.py", '["export", str(output), '),
+    "retake manifest clips manifest.parquet": (
+        "tests/docs/test_dataset.py",
+        "def test_five_commands_lead_from_three_clips_to_a_dataset_and_its_card",
+    ),
+    "retake init job.yaml": ("tests/docs/test_dataset.py", '"retake init" in b'),
     "retake metrics": ("tests/jobs/test_measure.py", '"metrics"'),
     "retake dashboard": (
         "tests/cluster/metrics/test_dashboard.py",

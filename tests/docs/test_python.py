@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from jobs.demo import world
 from jobs.demo.job import CLIPS
@@ -34,6 +35,19 @@ def run(code: str, names: dict[str, Any], place: str) -> None:
     for text, quick in QUICK.items():
         code = code.replace(text, quick)
     exec(compile(code, place, "exec"), names)
+
+
+def test_the_page_on_masks_keeps_the_background(folder: Path) -> None:
+    scene, _ = next(iter(CLIPS.values()))
+    white = 255 * (world.draw_masks(scene).max(axis=(0, 1)) > 0)
+    Image.fromarray(white.astype("uint8")).save(folder / "horse.png")
+    names: dict[str, Any] = {}
+    for number, code in enumerate(blocks(ROOT / "docs/masks.md", "python")):
+        run(code, names, f"docs/masks.md, block {number + 1}")
+    assert names["found"][0].shape == (9, 64, 64, 3)
+    source, edit = names["clip"].frames, names["given"][0]
+    same = (edit == source).all(-1).float().mean()
+    assert 0.3 < same < 1
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

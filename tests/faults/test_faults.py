@@ -39,7 +39,11 @@ ON_S3 = (
 @pytest.mark.parametrize(
     ("setting", "kinds"),
     [
-        (Setting("local", workers=2, layout="pair", videos=12, edits=2, steps=40), ON_NODES),
+        pytest.param(
+            Setting("local", workers=2, layout="pair", videos=12, edits=2, steps=40),
+            ON_NODES,
+            marks=pytest.mark.soak,
+        ),
         (Setting("s3", workers=0, layout="shared", videos=8, edits=2, steps=40), ON_S3),
     ],
     ids=["nodes", "s3"],

@@ -34,7 +34,7 @@ class Gate:
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.timeout(580)
-@pytest.mark.parametrize("storage", ["local", "s3"])
+@pytest.mark.parametrize("storage", ["local", pytest.param("s3", marks=pytest.mark.soak)])
 def test_a_second_run_is_refused_or_waits_and_each_edit_is_made_once(
     tmp_path: Path, storage: Literal["local", "s3"]
 ) -> None:

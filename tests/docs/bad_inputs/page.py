@@ -29,6 +29,7 @@ from tests.docs.bad_inputs.provoke import (
     job,
     location,
     manifest,
+    mask,
     outcome,
     packed,
     pipe,
@@ -129,6 +130,19 @@ BAD: dict[str, list[Bad]] = {
         ("a guidance scale of NaN", lambda: edit(guidance_scale=math.nan), ""),
         ("a seed below 0", lambda: edit(seed=-1), ""),
     ],
+    "Masks": [
+        ("a text of spaces", lambda: edit(mask=" "), ""),
+        ("a number", lambda: edit(mask=3), ""),
+        ("a protocol that nothing opens", lambda: edit(mask="foo://m.png"), ""),
+        ("a file that is not there", lambda: mask(None), ""),
+        ("an empty file", lambda: mask(b""), ""),
+        ("a text", lambda: mask(b"no picture at all\n" * 20), ""),
+        ("a video of sound alone", lambda: mask(draw_sound()), ""),
+        ("another shape than its video's", lambda: mask(picture("png", "png")), ""),
+        ("fewer frames than its clip", lambda: mask(draw(painted(5))), ""),
+        ("black throughout", lambda: mask(draw(painted(9, white=0))), ""),
+        ("white throughout", lambda: mask(draw(painted(9, white=64))), ""),
+    ],
     "Videos": [
         ("a file that is not there", lambda: location("none.mp4"), ""),
         ("a folder", lambda: location("."), ""),
@@ -183,6 +197,13 @@ BAD: dict[str, list[Bad]] = {
         ("an index that was altered", lambda: index('{"digest": "0", "body": {}}'), "digest"),
     ],
 }  # fmt: skip
+
+
+def painted(frames: int, white: int = 20) -> list[np.ndarray]:
+    """Pictures of 64x48, of whose columns the first are white."""
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[:, :white] = 255
+    return [frame] * frames
 
 
 def manifest_at(place: str) -> Any:

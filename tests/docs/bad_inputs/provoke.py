@@ -22,12 +22,14 @@ from jobs.manifest.checks import check_manifest
 from jobs.prepare import RESERVED
 from jobs.spec import load_job
 from pipeline.errors import RowError, UnsupportedCheckpoint
+from pipeline.inputs.masks import read_mask
 from pipeline.media.apart import read_clip_apart
 from pipeline.model.checkpoint import open_checkpoint
-from pipeline.settings import Limits
+from pipeline.settings import Limits, VideoSettings
 from pipeline.storage import Folder, local_copy
 from pipeline.trajectories.index import TrajectoryDamaged
 from pipeline.trajectories.trajectory import Trajectory
+from tests.drawn_videos import draw, grays
 from tests.small_models import write_checkpoint
 
 COMMAND, ROW, EDIT, FILE, TRAJECTORY = (
@@ -113,6 +115,22 @@ def video(data: bytes, name: str = "v.mp4", **limits: Any) -> Any:
     """A file of these bytes."""
     Path(name).write_bytes(data)
     return location(name, **limits)
+
+
+def mask(data: bytes | None, name: str = "m.mp4") -> Any:
+    """A mask of these bytes for a clip of 9 frames of 64x48; none where there is no file."""
+    Path(name).unlink(missing_ok=True)
+    if data is not None:
+        Path(name).write_bytes(data)
+    clip = video(draw(grays(9)))
+    with tempfile.TemporaryDirectory(dir=".") as place:
+        write_checkpoint(Path(place) / "model", "5b")
+        info = open_checkpoint(f"{place}/model")
+        size = VideoSettings(height=48, width=64, frames=9)
+        try:
+            return read_mask(name, clip, size, info)
+        except RowError as error:
+            return EditFailure("e", error.code, error.message)
 
 
 def pipe() -> Any:

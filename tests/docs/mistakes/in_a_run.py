@@ -22,7 +22,8 @@ from cluster.connection import connected, placed
 from cluster.dataflow import _Run
 from cluster.driver import placing
 from cluster.driver.control import Owner, State
-from cluster.driver.lost import FUTILE_WAVES, LOGGER, LostBlocks, given_up, lost_blocks
+from cluster.driver.leaving import Leaving
+from cluster.driver.lost import FUTILE_WAVES, LOGGER, LostBlocks, all_lost, given_up, lost_blocks
 from cluster.driver.wave import Wave
 from cluster.layout.placement import Node, place
 from cluster.layout.work import Amount
@@ -143,7 +144,7 @@ def lost_five_times(lost: LostBlocks) -> str:
 
 def in_vain(lost: LostBlocks) -> str:
     """What ends a run whose waves bring nothing."""
-    return f"error: {a_run(lost=lost)._futile(FUTILE_WAVES)}"
+    return f"error: {all_lost(FUTILE_WAVES, '', lost.why)}"
 
 
 def takes_its_owner_along() -> str:
@@ -166,7 +167,9 @@ def cannot_start() -> str:
     owners = {
         str(n): Owner(placement.pools[1].stage, "node-1", n, 0.0, reason) for n in range(groups)
     }
-    return refused(lambda: one._is_to_leave(Wave(work(1)), State(owners=owners), placement, 0.0))
+    growth: Any = SimpleNamespace(more=lambda now, amount: 0)
+    leave = Leaving(Wave(work(1)), placement, growth, one.placing, FEW, heard=0.0)
+    return refused(lambda: leave.is_time(State(owners=owners), 0.0))
 
 
 # Ends
