@@ -20,12 +20,14 @@ from cluster.metrics import declared as metrics
 from jobs.jobfile.docstrings import argument_texts
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("docs/guide.md", "docs/watching.md", "docs/planning.md")
+PAGES = ("docs/guide.md", "docs/watching.md", "docs/planning.md", "docs/scores.md")
 SOURCES = (
     "jobs/spec.py",
-    "pipeline/settings.py",
+    "pipeline/settings/__init__.py",
+    "pipeline/settings/reconstruction.py",
     "cluster/settings.py",
     "pipeline/records.py",
+    "pipeline/scores.py",
     "cluster/events/record.py",
     "jobs/summary/record.py",
     "cluster/estimate/record.py",
@@ -34,9 +36,16 @@ PREFIXES = {
     "VideoSettings": "video.",
     "Inversion": "inversion.",
     "Reconstruction": "reconstruction.",
+    "Variation": "reconstruction.candidates.",
     "TrajectorySettings": "trajectory.",
     "Speed": "speed.",
     "Limits": "limits.",
+    "ScoreSettings": "score.",
+    "ScoringSettings": "cluster.scoring.",
+    "FrameScores": "scores.frames.",
+    "ClipScores": "scores.clip.",
+    "DinoScores": "scores.dino.",
+    "JudgeScores": "scores.judge.",
     "ClusterSettings": "cluster.",
     "GroupSettings": "cluster.inversion.",
     "PromptSettings": "cluster.prompts.",
@@ -45,13 +54,22 @@ PREFIXES = {
     "Metrics": "metrics.",
 }
 """What stands before a field's name in a job file, or in a column of the results."""
-STRUCTS = ("EditSpec", "Forwards", "Timings", "Metrics")
-STRUCTS += ("CodeCount", "SlowEdit", "Stage", "Throughput", "Totals")  # of the summary
+STRUCTS = ("EditSpec", "Forwards", "Timings", "Metrics", "Candidate")
+STRUCTS += ("Scores", "FrameScores", "ClipScores", "DinoScores", "JudgeScores")
+STRUCTS += (
+    "RuleCount",
+    "ScoreWork",
+    "CodeCount",
+    "SlowEdit",
+    "Stage",
+    "Throughput",
+    "Totals",
+)  # of the summary
 STRUCTS += ("Against", "Compared", "ClipSize", "Flops", "StorageParts", "GpuPlan", "MemoryParts")
 STRUCTS += ("Rate", "StagePlan")  # of a plan
 RECORDS = dict.fromkeys(STRUCTS, "struct")
 PLAIN = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}
-OTHER = {"ErrorCode": "error code", "datetime": "time, UTC"}
+OTHER = {"ErrorCode": "error code", "datetime": "time, UTC", "Variation": "variations"}
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
