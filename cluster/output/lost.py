@@ -88,8 +88,8 @@ def find_lost(
         more = ["output", "size_bytes", "mask"]
         newest_rows(tables, output, columns, on_damaged, more=more, without=without)
         tables.execute("CREATE TABLE listed (name VARCHAR, size BIGINT)")
-        _list(tables, output, EDITS)
-        _list(tables, output, CANDIDATES)
+        list_files(tables, output, EDITS)
+        list_files(tables, output, CANDIDATES)
         found = tables.execute(
             "SELECT output, size, size_bytes FROM newest LEFT JOIN listed ON output = name "
             "WHERE ok AND output IS NOT NULL AND "
@@ -97,7 +97,7 @@ def find_lost(
         ).fetchall()
         lost = {name: _why(size, written) for name, size, written in found}
         if tables.execute("SELECT 1 FROM newest WHERE mask IS NOT NULL LIMIT 1").fetchall():
-            _list(tables, output, MASKS)
+            list_files(tables, output, MASKS)
             without_mask = tables.execute(
                 "SELECT output, mask, size FROM newest LEFT JOIN listed ON mask = name "
                 "WHERE ok AND output IS NOT NULL AND mask IS NOT NULL AND "
@@ -108,8 +108,8 @@ def find_lost(
     return [Lost(name, why) for name, why in lost.items()]
 
 
-def _list(tables: duckdb.DuckDBPyConnection, output: Folder, folder: str) -> None:
-    """Add the files of a folder to the table `listed`."""
+def list_files(tables: duckdb.DuckDBPyConnection, output: Folder, folder: str) -> None:
+    """Add the files of a folder to the table `listed`, with their sizes."""
     files = output.sizes(folder)
     while some := list(islice(files, NAMES_AT_ONCE)):
         names, sizes = zip(*some, strict=True)

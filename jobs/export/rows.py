@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.output.lost import list_files
 from cluster.results.again import whole_reading
 from cluster.results.compaction import find_current, read_current
 from cluster.results.schema import SCHEMA, join_tables, plain_values
@@ -24,7 +24,6 @@ OURS = (
 )  # fmt: skip
 """Columns of the tables that are none of the results; `_at` is where the source stands in the
 order, the others are those of `choosing.py`."""
-NAMES_AT_ONCE = 10_000
 
 
 @dataclass
@@ -149,13 +148,7 @@ def load_sizes(database: duckdb.DuckDBPyConnection, output: Folder) -> None:
         for name in ("output", "source", "mask")
     )
     for (folder,) in database.execute(folders).fetchall():
-        files = output.sizes(folder)
-        while some := list(islice(files, NAMES_AT_ONCE)):
-            names, sizes = zip(*some, strict=True)
-            found = pa.table({"name": pa.array(names, pa.string()), "size": list(sizes)})
-            database.register("_given", found)
-            database.execute("INSERT INTO listed SELECT * FROM _given")
-            database.unregister("_given")
+        list_files(database, output, folder)
 
 
 def lock(database: duckdb.DuckDBPyConnection) -> None:

@@ -157,22 +157,21 @@ def place_of_change(change: Tensor) -> Tensor:
     return place if place.any() else torch.ones_like(place)
 
 
-def otsu(values: Tensor) -> float:
+def otsu(values: Tensor, counts: Tensor | None = None) -> float:
     """The threshold that parts values best into two kinds: those above it are the higher ones.
 
-    Source: Otsu, "A Threshold Selection Method from Gray-Level Histograms", 1979; here over all
-    values in the place of a histogram's.
+    Source: Otsu, "A Threshold Selection Method from Gray-Level Histograms", 1979.
 
     Args:
         values: any shape, float64.
+        counts: how often each of them is there, the same shape; once by default.
     """
-    ordered = values.flatten().sort().values
-    below = torch.arange(1, len(ordered), dtype=torch.float64)
-    above = len(ordered) - below
-    sums = ordered.cumsum(0)
-    difference = sums[:-1] / below - (sums[-1] - sums[:-1]) / above
-    between = below * above * difference.square()
-    return float(ordered[int(between.argmax())]) if len(below) else float(ordered[0])
+    ordered, order = values.flatten().sort()
+    weights = torch.ones_like(ordered) if counts is None else counts.double().flatten()[order]
+    below, sums = weights.cumsum(0), (weights * ordered).cumsum(0)
+    apart = (sums[-1] * below - sums * below[-1]).square()
+    between = apart / (below * (below[-1] - below)).clamp_min(1e-9)
+    return float(ordered[int(between[:-1].argmax()) if len(ordered) > 1 else 0])
 
 
 def pooled(mask: Tensor, *, space: int, time: int, multiple: int = 1) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.algorithm.masks import otsu
 from pipeline.quality.metrics import blur, luma
 
 OUTSIDE, INSIDE = 0.1, 0.5
@@ -115,7 +116,8 @@ def _place(source: Tensor, edit: Tensor, mask: Tensor | None) -> _Place:
     visible = round(VISIBLE * 255)
     part = counts[visible + 1 :].sum().item() / levels.numel()
     if mask is None:
-        threshold = max(visible, otsu(counts))
+        levels_of = torch.arange(len(counts), dtype=torch.float64)
+        threshold = max(visible, int(otsu(levels_of, counts)))
         return _Place(levels, threshold + 1, threshold, given=False, visible=part)
     levels = torch.empty(source.shape[:3], dtype=torch.uint8)
     for chunk in _chunks(len(source)):
@@ -128,18 +130,6 @@ def _difference(source: Tensor, edit: Tensor) -> Tensor:
     change = (edit.short() - source.short()).float().movedim(3, 1)
     smooth = F.avg_pool2d(change, SMOOTH, 1, SMOOTH // 2, count_include_pad=False)
     return smooth.abs().amax(1).round().byte()
-
-
-def otsu(counts: Tensor) -> int:
-    """The level that splits a histogram [n] into two classes that lie furthest apart.
-
-    Levels up to it are the lower class. 0 where all are alike.
-    """
-    levels = torch.arange(len(counts), dtype=torch.float64)
-    below, total = counts.cumsum(0), counts.sum()
-    mass, whole = (counts * levels).cumsum(0), (counts * levels).sum()
-    between = (whole * below - mass * total).square() / (below * (total - below)).clamp_min(1e-9)
-    return int(between[:-1].argmax().item())
 
 
 # --- sums over chunks of frames ----------------------------------------------------------------

@@ -52,6 +52,17 @@ def test_events_are_in_a_local_file_soon_and_a_torn_line_is_passed_over(tmp_path
     assert [e.event for e in events_of(Folder(str(tmp_path)))] == ["video begun", "video done"]
 
 
+def test_a_process_that_may_be_ended_any_moment_has_its_events_stored_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "GATHER_S", 60.0)
+    note = EventLog(Folder(str(tmp_path)), RUN, "owner")
+    note(Happened.VIDEO_BEGUN, video_id="a", part="inversion")
+    note.hurry()
+    waited(lambda: len(events_of(Folder(str(tmp_path)))) == 1)
+    note.close()
+
+
 def test_a_local_log_goes_on_in_another_file_when_one_is_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.algorithm.masks import otsu
 from pipeline.quality import frames, metrics
-from pipeline.quality.frames import measure, otsu, ssim_map
+from pipeline.quality.frames import measure, ssim_map
 
 
 def waves() -> tuple[Tensor, Tensor]:
@@ -73,8 +74,10 @@ def test_otsu_is_that_of_scikit_image() -> None:
     """`threshold_otsu` of scikit-image 0.26.0."""
     one, other = waves()
     apart = (one.short() - other.short()).abs().long()
-    assert otsu(torch.bincount(apart.flatten(), minlength=256).double()) == 15
-    assert otsu(torch.eye(256, dtype=torch.float64)[7]) == 0
+    levels = torch.arange(256, dtype=torch.float64)
+    assert otsu(levels, torch.bincount(apart.flatten(), minlength=256)) == 15
+    assert otsu(apart.double()) == 15
+    assert otsu(levels, torch.eye(256)[7]) == 0
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 9, 17])
